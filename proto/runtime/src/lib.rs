@@ -1,1 +1,16 @@
-//! stub
+//! How a thread-per-core program starts on this machine.
+//!
+//! Owns what engine and generator share below their own logic: which cpus may be used, whether
+//! io_uring can be had and with which ring flags, pinned shards, the stop signal, the descriptor
+//! limit, and the spelling of numbers and exit codes. Nothing here knows a message or a protocol.
+//! All `unsafe` of the project that touches rings or raw descriptors lives in this crate.
+
+pub mod cpus;
+pub mod descriptor;
+pub mod exit_code;
+pub mod nofile;
+pub mod ring_flags;
+pub mod shards;
+pub mod stop;
+pub mod units;
+pub mod uring;
