@@ -1,0 +1,243 @@
+//! Framing without I/O: bytes as they come off a socket in, whole lines out.
+//!
+//! ```text
+//!   carry (what is left of earlier chunks)        chunk (lent by the caller)
+//!   [ consumed | held lines … | rest of a line ]  [ …its end\n | line\n | line\n | begin of a line ]
+//!              ^start                                            zero-copy frames   -> carry
+//! ```
+//!
+//! A line ends at `\n`; one `\r` before it is dropped; a line of zero bytes is blank and is no frame.
+//! Frames do not depend on how the stream was cut into chunks, nor on where the caller held.
+//! Leaves to others what a line means, and every await: nothing borrowed from `chunk` stays.
+//!
+//! Invariant: `carry_len() <= line_bytes_max + 1 + (bytes fed while frames are held)`; the 1 is a
+//! `\r` whose `\n` has not come yet. A caller which stops feeding while it holds, as it should, is
+//! therefore bounded by one line and one chunk.
+
+use memchr::memchr;
+
+/// An empty carry that is larger than this gives its memory back, in bytes.
+const KEEP_BYTES_MAX: usize = 4096;
+
+/// What the caller says to a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// Taken; give me the next one.
+    Next,
+    /// Not taken: this frame and all behind it stay, and are offered again by the next feed.
+    Hold,
+}
+
+/// What the stream is cut into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame<'a> {
+    /// A line that is not blank, without its line end.
+    Line(&'a [u8]),
+    /// A line has passed the bound. Comes at once; what is left of the line is dropped.
+    TooLong,
+}
+
+/// Framing state of one connection.
+#[derive(Debug)]
+pub struct Lines {
+    line_bytes_max: usize,
+    /// Lines that were held, and behind them the begin of a line without its `\n`.
+    carry: Vec<u8>,
+    /// Where the carry's first byte that still counts stands.
+    start: usize,
+    /// A [`Frame::TooLong`] was held; it comes before everything in the carry.
+    owes_too_long: bool,
+    /// Inside a line that is too long: drop up to its `\n`. The carry is then empty.
+    discarding: bool,
+}
+
+impl Lines {
+    /// `line_bytes_max` does not count the line end.
+    #[must_use]
+    pub const fn new(line_bytes_max: usize) -> Self {
+        Lines {
+            line_bytes_max,
+            carry: Vec::new(),
+            start: 0,
+            owes_too_long: false,
+            discarding: false,
+        }
+    }
+
+    /// Gives whole lines to `on` in order, without a copy where they don't begin in the carry, and
+    /// keeps the rest. Returns [`Flow::Hold`] if `on` held; then feed `&[]` until it takes again.
+    pub fn feed(&mut self, chunk: &[u8], mut on: impl FnMut(Frame<'_>) -> Flow) -> Flow {
+        if self.offer_held(&mut on) == Flow::Hold {
+            self.keep(chunk);
+            return Flow::Hold;
+        }
+        let mut rest = chunk;
+        if self.discarding {
+            match memchr(b'\n', rest) {
+                None => return Flow::Next,
+                Some(end) => rest = &rest[end + 1..],
+            }
+            self.discarding = false;
+        }
+        if !self.carry.is_empty() {
+            // The carry is the begin of one line here.
+            let end = memchr(b'\n', rest);
+            let more = &rest[..end.unwrap_or(rest.len())];
+            rest = &rest[end.map_or(rest.len(), |end| end + 1)..];
+            let last = more.last().or(self.carry.last());
+            if self.passes_bound(self.carry.len() + more.len(), last) {
+                self.carry.clear();
+                self.discarding = end.is_none();
+                if on(Frame::TooLong) == Flow::Hold {
+                    self.owes_too_long = true;
+                    self.keep(rest);
+                    return Flow::Hold;
+                }
+            } else {
+                self.carry.extend_from_slice(more);
+                if end.is_none() {
+                    return Flow::Next;
+                }
+                if offer(&self.carry, &mut on) == Flow::Hold {
+                    self.carry.push(b'\n');
+                    self.keep(rest);
+                    return Flow::Hold;
+                }
+                self.carry.clear();
+            }
+            self.release();
+        }
+        while let Some(end) = memchr(b'\n', rest) {
+            let line = &rest[..end];
+            let flow = if self.passes_bound(end, line.last()) {
+                on(Frame::TooLong)
+            } else {
+                offer(line, &mut on)
+            };
+            if flow == Flow::Hold {
+                self.keep(rest);
+                return Flow::Hold;
+            }
+            rest = &rest[end + 1..];
+        }
+        self.begin(rest, &mut on)
+    }
+
+    /// At the end of the stream: the unterminated rest is a line, too. On [`Flow::Hold`] call again.
+    pub fn finish(&mut self, mut on: impl FnMut(Frame<'_>) -> Flow) -> Flow {
+        if self.offer_held(&mut on) == Flow::Hold || offer(&self.carry, &mut on) == Flow::Hold {
+            return Flow::Hold;
+        }
+        self.discarding = false;
+        self.carry.clear();
+        self.release();
+        Flow::Next
+    }
+
+    /// Bytes that are kept.
+    #[must_use]
+    pub fn carry_len(&self) -> usize {
+        self.carry.len() - self.start
+    }
+
+    /// True between lines when nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.carry.is_empty() && !self.owes_too_long && !self.discarding
+    }
+
+    /// Memory that the carry occupies, in bytes.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> usize {
+        self.carry.capacity()
+    }
+
+    /// Offers what an earlier call held. On `Next` the carry is a line's begin, or empty.
+    fn offer_held(&mut self, on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
+        if self.owes_too_long {
+            if on(Frame::TooLong) == Flow::Hold {
+                return Flow::Hold;
+            }
+            self.owes_too_long = false;
+        }
+        if self.carry.is_empty() {
+            return Flow::Next;
+        }
+        while let Some(end) = memchr(b'\n', &self.carry[self.start..]) {
+            let line = &self.carry[self.start..self.start + end];
+            let flow = if self.passes_bound(end, line.last()) {
+                on(Frame::TooLong)
+            } else {
+                offer(line, on)
+            };
+            if flow == Flow::Hold {
+                // Each byte is moved at most once per halving: linear over the carry's life.
+                if self.start >= self.carry.len() / 2 {
+                    self.carry.drain(..self.start);
+                    self.start = 0;
+                }
+                return Flow::Hold;
+            }
+            self.start += end + 1;
+        }
+        self.carry.drain(..self.start);
+        self.start = 0;
+        if self.passes_bound(self.carry.len(), self.carry.last()) {
+            self.carry.clear();
+            self.discarding = true;
+            if on(Frame::TooLong) == Flow::Hold {
+                self.owes_too_long = true;
+                return Flow::Hold;
+            }
+        }
+        self.release();
+        Flow::Next
+    }
+
+    /// Starts a line whose end has not come yet.
+    fn begin(&mut self, rest: &[u8], on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
+        if self.passes_bound(rest.len(), rest.last()) {
+            self.discarding = true;
+            if on(Frame::TooLong) == Flow::Hold {
+                self.owes_too_long = true;
+                return Flow::Hold;
+            }
+        } else {
+            self.carry.extend_from_slice(rest);
+        }
+        Flow::Next
+    }
+
+    /// Appends behind what is held.
+    fn keep(&mut self, mut bytes: &[u8]) {
+        if self.discarding {
+            match memchr(b'\n', bytes) {
+                None => return,
+                Some(end) => bytes = &bytes[end + 1..],
+            }
+            self.discarding = false;
+        }
+        self.carry.extend_from_slice(bytes);
+    }
+
+    /// Whether a line of `len` bytes is too long, complete or not. A last `\r` may yet turn out to
+    /// belong to the line end.
+    fn passes_bound(&self, len: usize, last: Option<&u8>) -> bool {
+        len - usize::from(last == Some(&b'\r')) > self.line_bytes_max
+    }
+
+    /// Gives memory back when the carry is empty and large.
+    fn release(&mut self) {
+        if self.carry.is_empty() && self.carry.capacity() > KEEP_BYTES_MAX {
+            self.carry = Vec::new();
+        }
+    }
+}
+
+/// Drops the `\r` and skips a blank line.
+fn offer(line: &[u8], on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
+    match line.strip_suffix(b"\r").unwrap_or(line) {
+        b"" => Flow::Next,
+        line => on(Frame::Line(line)),
+    }
+}
