@@ -1,0 +1,194 @@
+//! What a disk can do, and the real one over glommio.
+//!
+//! Owns buffers, files and their errors; knows nothing of segments, lines or watermarks. The
+//! trait exists for its second implementor, the disk in memory that fails on demand
+//! (`faulty`, tests only). Nothing here orders operations: io_uring does not order a write before
+//! a sync, so the caller awaits the one before it asks for the other.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use glommio::io::{BufferedFile, Directory, DmaBuffer, DmaFile, OpenOptions};
+
+/// Segments are for the operator and his group.
+pub const FILE_MODE: u32 = 0o640;
+
+/// What a disk can do. A clone is the same disk.
+#[expect(async_fn_in_trait, reason = "a shard is one thread: its futures are never Send")]
+pub trait Disk: Clone + fmt::Debug + 'static {
+    /// An open file.
+    type File: fmt::Debug + 'static;
+    /// Memory that this disk can write from.
+    type Buf: AsRef<[u8]> + AsMut<[u8]> + fmt::Debug + 'static;
+
+    /// A buffer of at least `bytes`, with arbitrary contents.
+    fn alloc(&self, bytes: usize) -> Self::Buf;
+
+    /// Creates a file that did not exist (mode [`FILE_MODE`]) and reserves space for it without
+    /// changing its size, where the disk can.
+    async fn create(&self, path: &Path, reserve_bytes: u64) -> io::Result<Self::File>;
+
+    /// Writes `buf[..len]` at `offset`, both multiples of [`super::BLOCK`], and gives how many
+    /// bytes it wrote; the caller takes fewer than `len` for a failure. Consumes the buffer,
+    /// because a glommio buffer can only be shortened for good.
+    async fn write_at(
+        &self,
+        file: &Self::File,
+        buf: Self::Buf,
+        len: usize,
+        offset: u64,
+    ) -> io::Result<usize>;
+
+    /// Makes durable what is written to the file, and its size (fdatasync).
+    async fn sync(&self, file: &Self::File) -> io::Result<()>;
+
+    /// Cuts the file, and gives back what was reserved behind the cut.
+    async fn truncate(&self, file: &Self::File, bytes: u64) -> io::Result<()>;
+
+    /// Closes the file; says nothing about durability.
+    async fn close(&self, file: Self::File) -> io::Result<()>;
+
+    /// Removes a file by its path.
+    async fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations and removals in a directory durable.
+    async fn sync_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// Runs `work` beside the caller.
+    fn spawn(&self, work: impl Future<Output = ()> + 'static);
+
+    /// What the operator should know, such as that direct I/O is refused.
+    fn note(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The machine's disk: direct I/O, or buffered where that is refused. Needs a glommio executor.
+#[derive(Clone, Debug, Default)]
+pub struct RealDisk {
+    note: Rc<OnceCell<String>>,
+}
+
+/// A file of the machine's disk.
+#[derive(Debug)]
+pub enum RealFile {
+    /// Past the page cache.
+    Direct(DmaFile),
+    /// Through the page cache; glommio hands each write to a kernel worker, which costs.
+    Buffered(BufferedFile),
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+    type Buf = DmaBuffer;
+
+    fn alloc(&self, bytes: usize) -> DmaBuffer {
+        glommio::allocate_dma_buffer(bytes)
+    }
+
+    async fn create(&self, path: &Path, reserve_bytes: u64) -> io::Result<RealFile> {
+        // Write-only on purpose: glommio probes a readable file for polled I/O, and where it finds
+        // that, its executor spins while a write is in flight.
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(FILE_MODE);
+        let file = match options.dma_open(path).await.map_err(io::Error::from) {
+            Ok(file) => RealFile::Direct(file),
+            Err(refused) if refused.kind() == io::ErrorKind::InvalidInput => {
+                // The file was created before O_DIRECT was refused.
+                options.create_new(false).create(true);
+                let file = RealFile::Buffered(options.buffered_open(path).await?);
+                self.note.get_or_init(|| {
+                    format!(
+                        "the file system of {} (LOG_DIR) refuses direct I/O: writes go through \
+                         the page cache and cost more",
+                        path.display()
+                    )
+                });
+                file
+            }
+            Err(error) => return Err(error),
+        };
+        if reserve_bytes > 0 && !is_in_memory(path) {
+            // A refusal costs only speed.
+            let _ = match &file {
+                RealFile::Direct(file) => file.pre_allocate(reserve_bytes, true).await,
+                RealFile::Buffered(file) => file.pre_allocate(reserve_bytes, true).await,
+            };
+        }
+        Ok(file)
+    }
+
+    async fn write_at(
+        &self,
+        file: &RealFile,
+        mut buf: DmaBuffer,
+        len: usize,
+        offset: u64,
+    ) -> io::Result<usize> {
+        match file {
+            RealFile::Direct(file) => {
+                buf.trim_to_size(len);
+                Ok(file.write_at(buf, offset).await?)
+            }
+            RealFile::Buffered(file) => {
+                let bytes = buf.as_bytes()[..len].to_vec();
+                Ok(file.write_at(bytes, offset).await?)
+            }
+        }
+    }
+
+    async fn sync(&self, file: &RealFile) -> io::Result<()> {
+        match file {
+            RealFile::Direct(file) => file.fdatasync().await?,
+            RealFile::Buffered(file) => file.fdatasync().await?,
+        }
+        Ok(())
+    }
+
+    async fn truncate(&self, file: &RealFile, bytes: u64) -> io::Result<()> {
+        match file {
+            RealFile::Direct(file) => file.truncate(bytes).await?,
+            RealFile::Buffered(file) => file.truncate(bytes).await?,
+        }
+        Ok(())
+    }
+
+    async fn close(&self, file: RealFile) -> io::Result<()> {
+        match file {
+            RealFile::Direct(file) => file.close().await?,
+            RealFile::Buffered(file) => file.close().await?,
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        Ok(glommio::io::remove(path).await?)
+    }
+
+    async fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        let directory = Directory::open(path).await?;
+        let synced = directory.sync().await;
+        directory.close().await?;
+        Ok(synced?)
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local(work).detach();
+    }
+
+    fn note(&self) -> Option<String> {
+        self.note.get().cloned()
+    }
+}
+
+/// Whether space that is reserved there would be memory.
+fn is_in_memory(path: &Path) -> bool {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    rustix::fs::statfs(path)
+        .is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&i64::from(system.f_type)))
+}

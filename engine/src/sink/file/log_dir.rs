@@ -1,0 +1,158 @@
+//! LOG_DIR as one engine owns it: locked, recovered, ready to be written.
+//!
+//! Plain blocking I/O, on the main thread before the shards start. Owns the lock, which is an
+//! `flock` and dies with the process; leaves validation to `recovery`. Invariant: while a
+//! [`LogDir`] lives, no other engine has the same directory.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::recovery::{self, RecoveryReport};
+use super::segments;
+use crate::sink::disk::FILE_MODE;
+
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Why LOG_DIR cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be made or read.
+    #[error("cannot use {} (LOG_DIR): {source}", path.display())]
+    Use {
+        /// What it was about.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("cannot use {} (LOG_DIR): another engine holds its lock", path.display())]
+    Locked {
+        /// LOG_DIR.
+        path: PathBuf,
+    },
+    /// What the last run left cannot be put in order.
+    #[error("cannot recover the segments in {} (LOG_DIR): {source}", path.display())]
+    Recover {
+        /// LOG_DIR.
+        path: PathBuf,
+        /// The system's reason, with the file.
+        source: io::Error,
+    },
+}
+
+/// The directory of all segments, locked.
+#[derive(Debug)]
+pub struct LogDir {
+    // Held, never read.
+    _lock: File,
+    recovery: RecoveryReport,
+    plan: Plan,
+}
+
+/// Where each shard begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    log_dir: PathBuf,
+    /// The number of each shard's next segment.
+    next: Vec<u64>,
+}
+
+impl Plan {
+    /// The directory of a shard, and the number of its next segment.
+    pub(super) fn shard(&self, shard: usize) -> (PathBuf, u64) {
+        (segments::shard_directory(&self.log_dir, shard), self.next[shard])
+    }
+}
+
+impl LogDir {
+    /// Makes the directory and those of `shards` shards, locks it, and recovers what every shard
+    /// left there, also those beyond `shards`.
+    ///
+    /// # Errors
+    /// Another engine has it, or the disk refuses.
+    pub fn open(path: &Path, shards: usize) -> Result<LogDir, OpenError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Use { path, source }
+        };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(DIRECTORY_MODE);
+        builder.create(path).map_err(unusable(path))?;
+        let lock = lock(path)?;
+
+        let found = segments::shards(path).map_err(unusable(path))?;
+        for shard in 0..shards {
+            let directory = segments::shard_directory(path, shard);
+            builder.create(&directory).map_err(unusable(&directory))?;
+        }
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(unusable(path))?;
+
+        let mut recovery = RecoveryReport::default();
+        let mut next = vec![1; shards];
+        for shard in found {
+            let begins = recovery::recover_shard(path, shard, &mut recovery)
+                .map_err(|source| OpenError::Recover { path: path.to_owned(), source })?;
+            if let Some(next) = next.get_mut(shard) {
+                *next = begins;
+            }
+        }
+        Ok(LogDir { _lock: lock, recovery, plan: Plan { log_dir: path.to_owned(), next } })
+    }
+
+    /// What had to be put in order.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+
+    /// Where each shard begins, for its thread.
+    pub fn plan(&self) -> Plan {
+        self.plan.clone()
+    }
+}
+
+fn lock(log_dir: &Path) -> Result<File, OpenError> {
+    let path = log_dir.join("lock");
+    let failed = |source| OpenError::Use { path: path.clone(), source };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: log_dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_second_engine_on_one_directory_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let first = LogDir::open(&path, 2).unwrap();
+        let refused = LogDir::open(&path, 2).unwrap_err().to_string();
+        assert!(refused.contains("LOG_DIR") && refused.contains("another engine"), "{refused}");
+        assert!(refused.contains(&path.display().to_string()), "{refused}");
+        drop(first);
+        LogDir::open(&path, 2).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let refused = LogDir::open(&file, 1).unwrap_err().to_string();
+        assert!(refused.contains("(LOG_DIR)") && refused.contains("file"), "{refused}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Names below LOG_DIR: `shard-00/000000000001.ndjson`.
+//!
+//! Owns how names are made and read back. Invariant: what is not named exactly so is not ours,
+//! and nothing touches it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// A segment as it lies in its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// From 1, in the order of writing.
+    pub number: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written last.
+    pub modified: SystemTime,
+}
+
+/// The directory of a shard's segments.
+pub fn shard_directory(log_dir: &Path, shard: usize) -> PathBuf {
+    log_dir.join(shard_name(shard))
+}
+
+pub(super) fn shard_name(shard: usize) -> String {
+    format!("shard-{shard:02}")
+}
+
+/// The name of a segment in the directory of its shard.
+pub fn file_name(number: u64) -> String {
+    format!("{number:012}.ndjson")
+}
+
+/// Every shard that has a directory below `log_dir`, in order, also those that run no longer.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn shards(log_dir: &Path) -> io::Result<Vec<usize>> {
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(log_dir)? {
+        let name = entry?.file_name();
+        let shard = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("shard-")?.parse().ok())
+            .filter(|&shard| name.to_str() == Some(&shard_name(shard)));
+        shards.extend(shard);
+    }
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+/// The segments in a shard's directory, in the order of writing.
+///
+/// # Errors
+/// The directory or an entry of it cannot be read.
+pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".ndjson")?.parse().ok())
+            .filter(|&number| name.to_str() == Some(&file_name(number)));
+        let Some(number) = number else { continue };
+        let metadata = match entry.metadata() {
+            // Somebody may remove one meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
+        if metadata.is_file() {
+            let (bytes, modified) = (metadata.len(), metadata.modified()?);
+            segments.push(Segment { number, path: entry.path(), bytes, modified });
+        }
+    }
+    segments.sort_unstable_by_key(|segment| segment.number);
+    Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_names_are_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["shard-00", "shard-07", "shard-123", "shard-3", "shard-007", "shards-01", "x"]
+        {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(shards(dir.path()).unwrap(), [0, 7, 123]);
+
+        let shard = shard_directory(dir.path(), 7);
+        for name in ["000000000002.ndjson", "000000000010.ndjson", "1.ndjson", "a.ndjson", "x"] {
+            fs::write(shard.join(name), name).unwrap();
+        }
+        fs::create_dir(shard.join(file_name(4))).unwrap();
+        fs::write(shard.join("1000000000000.ndjson"), "beyond twelve digits").unwrap();
+        let found = segments(&shard).unwrap();
+        assert_eq!(found.iter().map(|s| s.number).collect::<Vec<_>>(), [2, 10, 1_000_000_000_000]);
+        assert_eq!(found[0].bytes, 19);
+    }
+}
