@@ -1,1 +1,276 @@
-//! stub
+//! The engine: takes NDJSON over TCP, stores it, acknowledges each line when it is safe.
+//!
+//! The tree is the pipeline: `net` (listener, connection) reads and frames, `ingest` decides and
+//! batches, `flusher` writes through a `sink`, and replies leave by the connection again. This
+//! file starts and stops it; nothing here knows a message.
+
+pub mod config;
+pub mod counters;
+pub mod doctor;
+pub mod error;
+mod flusher;
+pub mod ingest;
+mod net;
+mod shard;
+mod signal;
+pub mod sink;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use proto::hello::Durability;
+use runtime::cpus::Cpus;
+use runtime::shards::{Plan, Shard};
+use runtime::stop::Stop;
+
+use crate::config::{BATCH_OVERHEAD_BYTES, Config};
+use crate::counters::{Published, Snapshot};
+use crate::error::Error;
+use crate::ingest::batch::Limits;
+use crate::net::connection::Terms;
+use crate::net::listener::{self, Balance};
+use crate::shard::{Ended, Settings, Ties};
+use crate::sink::Sink;
+use crate::sink::disk::RealDisk;
+use crate::sink::file::{FileSink, LogDir, retention};
+
+/// A shard looks at its rings at least so often; flush timers then come about so much late.
+const PREEMPT: Duration = Duration::from_millis(1);
+const RING_DEPTH: usize = 1024;
+/// How long past DRAIN_SECS a shard may take to write what is left.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Engine {
+    address: SocketAddr,
+    shards: Vec<Shard<Result<Ended, Error>>>,
+    published: Vec<Arc<Published>>,
+    stop: Stop,
+    drain: Duration,
+    log_dir: Option<LogDir>,
+    notes: Vec<String>,
+}
+
+/// How an engine ended.
+#[derive(Debug)]
+pub struct Totals {
+    /// The final numbers of all shards together.
+    pub counters: Snapshot,
+    /// The final numbers of each shard.
+    pub shards: Vec<Snapshot>,
+    /// What went wrong on the way, in words.
+    pub troubles: Vec<String>,
+}
+
+/// Starts the engine: when this returns, it listens.
+///
+/// # Errors
+/// The configuration cannot work, or the machine does not let it start.
+pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
+    config.validate()?;
+    let cpus = Cpus::detect().map_err(Error::Cpus)?;
+    let count = config.shards.unwrap_or_else(|| cpus.shards_default());
+    let memory = config.connection_memory_bytes(count)?;
+    let uring = runtime::uring::probe()?;
+    runtime::nofile::raise();
+    let address = config.address()?;
+    let (sockets, address) =
+        listener::bind(address, count).map_err(|source| Error::Bind { address, source })?;
+    let log_dir =
+        config.enable_persistence.then(|| LogDir::open(&config.log_dir, count)).transpose()?;
+    let mut notes = notes(log_dir.as_ref());
+    if !uring.coop_taskrun {
+        notes.push("this kernel has no COOP_TASKRUN: each message costs more (Linux 5.19)".into());
+    }
+
+    let (balance, ends) = Balance::new(count, config.connections_max);
+    let balance = Arc::new(balance);
+    let published: Vec<_> = (0..count).map(|_| Arc::new(Published::default())).collect();
+    let active: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
+    let ties: Vec<_> = sockets
+        .into_iter()
+        .zip(ends)
+        .zip(&published)
+        .map(|((listener, handed_over), published)| Ties {
+            listener,
+            handed_over,
+            balance: Arc::clone(&balance),
+            published: Arc::clone(published),
+            stop: stop.clone(),
+        })
+        .collect();
+    let ties = Arc::new(std::sync::Mutex::new(ties.into_iter().map(Some).collect::<Vec<_>>()));
+    let begin = {
+        let (config, log_dir) = (config.clone(), log_dir.as_ref().map(LogDir::plan));
+        let active = active.clone();
+        move |shard: usize| {
+            let settings = settings(&config, shard, count, memory);
+            let ties = ties.lock().ok().and_then(|mut ties| ties[shard].take());
+            let (config, log_dir) = (config.clone(), log_dir.clone());
+            let active = Arc::clone(&active[shard]);
+            async move {
+                let disk = RealDisk::default();
+                let sink = match &log_dir {
+                    Some(plan) => {
+                        FileSink::begin(disk, plan, shard, config.segment_bytes_max, active)
+                            .await
+                            .map(Sink::File)
+                            .map_err(|source| Error::Segment {
+                                log_dir: config.log_dir.clone(),
+                                source,
+                            })?
+                    }
+                    None => Sink::null(disk),
+                };
+                let Some(ties) = ties else { unreachable!("each shard starts once") };
+                Ok(shard::run(settings, ties, sink).await)
+            }
+        }
+    };
+    let plan = Plan {
+        name: "engine",
+        count,
+        cpus: cpus.affinity,
+        preempt: PREEMPT,
+        ring_depth: RING_DEPTH,
+        // Four batch buffers: filling, writing, and what the allocator keeps for itself.
+        io_memory_bytes: 4 * config.commit_bytes_max,
+    };
+    let shards = runtime::shards::start(&plan, begin)?;
+    if let Some(path) = &config.ready_file {
+        write_ready_file(path, config, address, count)
+            .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
+    }
+    if config.enable_persistence && config.retain_bytes_max > 0 {
+        keep_house(config, active, stop.clone())?;
+    }
+    Ok(Engine { address, shards, published, stop, drain: config.drain_secs, log_dir, notes })
+}
+
+fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Settings {
+    Settings {
+        shard,
+        shards,
+        read_bytes: config.buffer_size,
+        batch_buffer_bytes: config.commit_bytes_max,
+        batch: Limits {
+            bytes_max: config.commit_bytes_max - BATCH_OVERHEAD_BYTES,
+            lines_flush: config.batch_size,
+            flush_after: config.batch_flush_ms,
+        },
+        sync_after: config.sync_ms,
+        level_min: config.min_log_level,
+        connection: Terms {
+            line_bytes_max: config.line_bytes_max,
+            reply_queue_bytes_max: config.reply_queue_bytes_max,
+            durability: config.durability_granted(config.durability),
+            durability_max: config.durability_granted(Durability::Durable),
+        },
+        connection_memory_bytes: memory,
+        reply_timeout: config.reply_timeout_secs,
+        drain: config.drain_secs,
+    }
+}
+
+fn notes(log_dir: Option<&LogDir>) -> Vec<String> {
+    log_dir.map(|log_dir| log_dir.recovery().notes()).unwrap_or_default()
+}
+
+fn write_ready_file(
+    path: &Path,
+    config: &Config,
+    address: SocketAddr,
+    shards: usize,
+) -> std::io::Result<()> {
+    let ready = serde_json::json!({
+        "pid": std::process::id(),
+        "host": address.ip().to_string(),
+        "port": address.port(),
+        "shards": shards,
+        "log_dir": config.enable_persistence.then_some(&config.log_dir),
+    });
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    std::fs::write(&name, format!("{ready}\n"))?;
+    std::fs::rename(&name, path)
+}
+
+/// Removes the oldest segments once a second, on a thread that belongs to no shard.
+fn keep_house(config: &Config, active: Vec<Arc<AtomicU64>>, stop: Stop) -> Result<(), Error> {
+    let (log_dir, bytes_max) = (config.log_dir.clone(), config.retain_bytes_max);
+    std::thread::Builder::new()
+        .name("housekeeping".into())
+        .spawn(move || {
+            while !stop.is_requested() {
+                std::thread::sleep(HOUSEKEEPING);
+                retention::enforce(&log_dir, bytes_max, &active);
+            }
+        })
+        .map(drop)
+        .map_err(Error::Thread)
+}
+
+impl Engine {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What the operator should know about this start.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The numbers as the shards published them last.
+    pub fn counters(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for published in &self.published {
+            sum.merge(&published.load());
+        }
+        sum
+    }
+
+    /// Waits for the stop, and then for the drain; gives the totals.
+    ///
+    /// # Errors
+    /// A shard could not begin its segments or did not end in time.
+    pub fn wait(self) -> Result<Totals, Error> {
+        while !self.stop.is_requested() {
+            // A shard that ends by itself could not begin.
+            if self.shards.iter().any(Shard::is_finished) {
+                self.stop.request(runtime::stop::Cause::Done);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let deadline = Instant::now() + self.drain + DRAIN_GRACE;
+        let mut totals =
+            Totals { counters: Snapshot::default(), shards: Vec::new(), troubles: Vec::new() };
+        for (index, shard) in self.shards.into_iter().enumerate() {
+            while !shard.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if !shard.is_finished() {
+                totals.troubles.push(format!("shard {index} did not end within DRAIN_SECS"));
+                continue;
+            }
+            let ended = shard.join()?;
+            totals.counters.merge(&ended.counters);
+            totals.shards.push(ended.counters);
+            if let Err(reason) = ended.storage {
+                totals.troubles.push(format!("shard {index}: {reason}"));
+            }
+        }
+        drop(self.log_dir);
+        Ok(totals)
+    }
+}

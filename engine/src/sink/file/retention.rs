@@ -52,9 +52,9 @@ pub fn enforce(log_dir: &Path, bytes_max: u64, active: &[Arc<AtomicU64>]) -> Rem
                 removed.segments += 1;
                 removed.bytes += segment.bytes;
             }
-            Err(error) => removed
-                .troubles
-                .push(format!("cannot remove {}: {error}", segment.path.display())),
+            Err(error) => {
+                removed.troubles.push(format!("cannot remove {}: {error}", segment.path.display()))
+            }
         }
     }
     removed

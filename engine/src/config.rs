@@ -1,0 +1,243 @@
+//! What was asked of the engine, and what it means.
+//!
+//! The only file of the engine that reads the environment (through clap). [`Config`] is every knob
+//! as one field; `validate` refuses combinations that cannot work, naming value and knob.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use proto::hello::Durability;
+use proto::level::Level;
+use runtime::units;
+
+use crate::error::Error;
+
+/// The command line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "logboom-engine",
+    version,
+    about = "Takes NDJSON over TCP, stores it, and acknowledges each line when it is safe",
+    after_help = "Every flag is also an environment variable: --server-port is SERVER_PORT. Flags beat the environment."
+)]
+pub struct Cli {
+    /// What to do; without a subcommand the engine runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The knobs.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What the engine can do besides running.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Show what this machine allows, and what to do about what is short
+    Doctor,
+}
+
+/// Every knob of the engine.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// Address to listen on; a name or an IP address
+    #[arg(long, env, default_value = "0.0.0.0")]
+    pub server_host: String,
+    /// TCP port to listen on; 0 takes any free one
+    #[arg(long, env, default_value_t = 9000)]
+    pub server_port: u16,
+    /// Bytes asked per read; never bounds a line
+    #[arg(long, env, default_value = "262144", value_parser = units::bytes_usize)]
+    pub buffer_size: usize,
+    /// Store lines below LOG_DIR; false parses, counts and acknowledges only
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_persistence: bool,
+    /// Folder of the segments
+    #[arg(long, env, default_value = "./logs", global = true)]
+    pub log_dir: PathBuf,
+    /// Lines below this level are answered `filtered` and not stored
+    #[arg(long, env, default_value = "DEBUG")]
+    pub min_log_level: Level,
+    /// A batch of lines that nobody waits for is written at this many lines at the latest
+    #[arg(long, env, default_value = "500", value_parser = units::count)]
+    pub batch_size: u64,
+    /// A batch of lines that nobody waits for is written after this time at the latest (milliseconds)
+    #[arg(long, env, default_value = "100", value_parser = units::millis)]
+    pub batch_flush_ms: Duration,
+    /// Shards, one pinned thread each [default: min(affinity, whole cpus of the cgroup quota)]
+    #[arg(long, env, value_parser = units::count_usize)]
+    pub shards: Option<usize>,
+    /// What `ok` means unless a hello asks for another level: received, written or durable
+    #[arg(long, env, default_value = "written")]
+    pub durability: Durability,
+    /// Longest line, without its newline; longer ones are rejected with too_long
+    #[arg(long, env, default_value = "262144", value_parser = units::bytes_usize)]
+    pub line_bytes_max: usize,
+    /// Memory of carries, batches and replies of all shards together
+    #[arg(long, env, default_value = "512MiB", value_parser = units::bytes_usize)]
+    pub memory_bytes_max: usize,
+    /// Memory of the replies that one connection may leave unread; beyond it the engine stops reading from it
+    #[arg(long, env, default_value = "256KiB", value_parser = units::bytes_usize)]
+    pub reply_queue_bytes_max: usize,
+    /// Largest batch, and so the largest write
+    #[arg(long, env, default_value = "4MiB", value_parser = units::bytes_usize)]
+    pub commit_bytes_max: usize,
+    /// What is written is synced after this time at the latest (milliseconds)
+    #[arg(long, env, default_value = "1000", value_parser = units::millis)]
+    pub sync_ms: Duration,
+    /// A segment is closed, and the next one begun, at this size
+    #[arg(long, env, default_value = "128MiB", value_parser = units::bytes)]
+    pub segment_bytes_max: u64,
+    /// The oldest closed segments go when all together are larger than this; 0 keeps all
+    #[arg(long, env, default_value = "0", value_parser = units::bytes)]
+    pub retain_bytes_max: u64,
+    /// Connections at a time; further ones are told too_many_connections
+    #[arg(long, env, default_value = "20000", value_parser = units::count_usize)]
+    pub connections_max: usize,
+    /// A client that has not taken any byte of its waiting replies for this time is reset (seconds)
+    #[arg(long, env, default_value = "30", value_parser = units::seconds)]
+    pub reply_timeout_secs: Duration,
+    /// A stop is over after this time at the latest (seconds)
+    #[arg(long, env, default_value = "30", value_parser = units::seconds)]
+    pub drain_secs: Duration,
+    /// Written once the engine listens: one JSON object with pid, host, port, shards and log_dir
+    #[arg(long, env)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// The clap command, for documents that are held against it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Room that a batch buffer needs besides its lines: the tail that is rewritten, padding, re-layout.
+pub const BATCH_OVERHEAD_BYTES: usize = 3 * crate::sink::BLOCK;
+const BUFFER_SIZE_MIN: usize = 4096;
+const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+
+impl Config {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// Names the value and the knob.
+    pub fn validate(&self) -> Result<(), Error> {
+        let usage = |text: String| Err(Error::Usage(text));
+        if self.buffer_size < BUFFER_SIZE_MIN {
+            return usage(format!(
+                "{} bytes is too small for BUFFER_SIZE: at least {BUFFER_SIZE_MIN}",
+                self.buffer_size
+            ));
+        }
+        if self.line_bytes_max == 0 {
+            return usage("0 is too small for LINE_BYTES_MAX".into());
+        }
+        let commit_min = self.line_bytes_max + 1 + BATCH_OVERHEAD_BYTES;
+        if self.commit_bytes_max < commit_min {
+            return usage(format!(
+                "{} bytes is too small for COMMIT_BYTES_MAX: a line of LINE_BYTES_MAX ({}) needs {commit_min}",
+                self.commit_bytes_max, self.line_bytes_max
+            ));
+        }
+        if self.segment_bytes_max < SEGMENT_BYTES_MIN {
+            return usage(format!(
+                "{} bytes is too small for SEGMENT_BYTES_MAX: at least {SEGMENT_BYTES_MIN}",
+                self.segment_bytes_max
+            ));
+        }
+        if self.batch_size == 0 {
+            return usage("0 is too small for BATCH_SIZE".into());
+        }
+        if self.shards == Some(0) {
+            return usage("0 is too small for SHARDS".into());
+        }
+        Ok(())
+    }
+
+    /// The memory that connections of one of `shards` shards may hold, after what is fixed.
+    ///
+    /// # Errors
+    /// MEMORY_BYTES_MAX does not even hold the fixed part.
+    pub fn connection_memory_bytes(&self, shards: usize) -> Result<usize, Error> {
+        let fixed = 2 * self.commit_bytes_max + self.buffer_size;
+        let share = self.memory_bytes_max / shards;
+        let least = self.line_bytes_max + self.buffer_size + self.reply_queue_bytes_max;
+        share.checked_sub(fixed).filter(|&rest| rest >= least).ok_or_else(|| {
+            Error::Usage(format!(
+                "{} bytes is too small for MEMORY_BYTES_MAX: {shards} shards need {} (two batches of COMMIT_BYTES_MAX, BUFFER_SIZE, and room for one connection)",
+                self.memory_bytes_max,
+                shards * (fixed + least)
+            ))
+        })
+    }
+
+    /// The addresses that SERVER_HOST and SERVER_PORT mean.
+    ///
+    /// # Errors
+    /// The name does not resolve.
+    pub fn address(&self) -> Result<SocketAddr, Error> {
+        if let Ok(ip) = self.server_host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Ok(SocketAddr::new(ip, self.server_port));
+        }
+        let unresolved = |reason: String| Error::Resolve { host: self.server_host.clone(), reason };
+        (self.server_host.as_str(), self.server_port)
+            .to_socket_addrs()
+            .map_err(|error| unresolved(error.to_string()))?
+            .next()
+            .ok_or_else(|| unresolved("no address".into()))
+    }
+
+    /// What a connection gets unless its hello asks otherwise.
+    pub fn durability_granted(&self, asked: Durability) -> Durability {
+        if self.enable_persistence { asked } else { Durability::Received }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Config {
+        Cli::try_parse_from([&["logboom-engine"], arguments].concat()).unwrap().config
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = parse(&[]);
+        config.validate().unwrap();
+        assert!(config.enable_persistence);
+        assert_eq!(config.durability, Durability::Written);
+        assert!(config.connection_memory_bytes(2).unwrap() > 64 << 20);
+    }
+
+    #[test]
+    fn booleans_take_a_value_or_a_bare_flag() {
+        assert!(!parse(&["--enable-persistence", "false"]).enable_persistence);
+        assert!(!parse(&["--enable-persistence=false"]).enable_persistence);
+        assert!(parse(&["--enable-persistence"]).enable_persistence);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_value_and_knob() {
+        for (arguments, knob) in [
+            (&["--buffer-size", "10"][..], "BUFFER_SIZE"),
+            (&["--commit-bytes-max", "64k"], "COMMIT_BYTES_MAX"),
+            (&["--segment-bytes-max", "1"], "SEGMENT_BYTES_MAX"),
+            (&["--shards", "0"], "SHARDS"),
+            (&["--batch-size", "0"], "BATCH_SIZE"),
+        ] {
+            let text = parse(arguments).validate().unwrap_err().to_string();
+            assert!(text.contains(knob), "{text}");
+        }
+        let text = parse(&["--memory-bytes-max", "1MiB"]).connection_memory_bytes(2).unwrap_err();
+        assert!(text.to_string().contains("MEMORY_BYTES_MAX"), "{text}");
+    }
+
+    #[test]
+    fn an_address_may_be_bracketed() {
+        assert_eq!(
+            parse(&["--server-host", "[::1]", "--server-port", "1"]).address().unwrap(),
+            "[::1]:1".parse().unwrap()
+        );
+    }
+}

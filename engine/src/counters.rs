@@ -1,0 +1,228 @@
+//! What a shard counts.
+//!
+//! Owns the numbers of one shard, written by that shard alone without atomics, and their published
+//! copy that any thread may read. Invariant: in every snapshot
+//! `received = ok + filtered + error + in_flight`; a shard publishes only between turns, when each
+//! line that it took is in exactly one of the four.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident => $text:literal,)+) => {
+        /// One number of a shard.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Counter {
+            /// All of them, in the order of their index.
+            pub const ALL: &[Counter] = &[$(Counter::$name,)+];
+            /// The name in totals and metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text,)+ }
+            }
+        }
+
+        const COUNT: usize = [$($text,)+].len();
+    };
+}
+
+counters! {
+    /// Messages taken: neither blank lines nor hellos.
+    Received => "received",
+    /// Messages whose promised durability was reached.
+    Ok => "ok",
+    /// Messages below MIN_LOG_LEVEL.
+    Filtered => "filtered",
+    /// Messages rejected or not stored.
+    Error => "error",
+    /// Messages in a batch whose fate is open.
+    InFlight => "in_flight",
+    /// Bytes read from connections.
+    BytesRead => "bytes_read",
+    /// Lines that reached the sink.
+    LinesWritten => "lines_written",
+    /// Writes of the sink that succeeded.
+    Commits => "commits",
+    /// Writes of the sink that failed.
+    CommitsFailed => "commits_failed",
+    /// Lines acknowledged as `received` whose write failed later.
+    LostAfterReceived => "lost_after_received",
+    /// Syncs that succeeded.
+    Syncs => "syncs",
+    /// Connections that began on this shard.
+    ConnectionsOpened => "connections_opened",
+    /// Connections that ended on this shard.
+    ConnectionsClosed => "connections_closed",
+    /// Connections that this shard accepted and handed to another one.
+    ConnectionsHandedOver => "connections_handed_over",
+    /// Connections refused by CONNECTIONS_MAX.
+    ConnectionsRefused => "connections_refused",
+    /// Connections reset because they did not read their replies for REPLY_TIMEOUT_SECS.
+    ReplyTimeouts => "reply_timeouts",
+    /// Connections closed because the memory of the shard was used up.
+    MemoryKills => "memory_kills",
+    /// `accept` calls that failed.
+    AcceptErrors => "accept_errors",
+}
+
+/// The numbers of one shard; only that shard writes them.
+#[derive(Debug)]
+pub struct Counters {
+    cells: [Cell<u64>; COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters { cells: std::array::from_fn(|_| Cell::new(0)) }
+    }
+}
+
+impl Counters {
+    /// Adds `amount`.
+    pub fn add(&self, counter: Counter, amount: u64) {
+        let cell = &self.cells[counter as usize];
+        cell.set(cell.get() + amount);
+    }
+
+    /// Takes `amount` from a gauge.
+    pub fn take(&self, counter: Counter, amount: u64) {
+        let cell = &self.cells[counter as usize];
+        assert!(cell.get() >= amount, "{} would fall below zero", counter.name());
+        cell.set(cell.get() - amount);
+    }
+
+    /// The present value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.cells[counter as usize].get()
+    }
+
+    /// A copy of all numbers.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { values: std::array::from_fn(|index| self.cells[index].get()) }
+    }
+
+    /// Lets other threads see the present numbers. Call it between turns.
+    pub fn publish(&self, published: &Published) {
+        published.store(&self.snapshot());
+    }
+}
+
+/// All numbers of a shard, or of several, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    values: [u64; COUNT],
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Snapshot { values: [0; COUNT] }
+    }
+}
+
+impl Snapshot {
+    /// One number.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// The sum of two shards.
+    pub fn merge(&mut self, other: &Snapshot) {
+        for (value, more) in self.values.iter_mut().zip(other.values) {
+            *value += more;
+        }
+    }
+
+    /// Whether each received message is in exactly one of the four states.
+    pub fn is_balanced(&self) -> bool {
+        self.get(Counter::Received)
+            == self.get(Counter::Ok)
+                + self.get(Counter::Filtered)
+                + self.get(Counter::Error)
+                + self.get(Counter::InFlight)
+    }
+
+    /// As a JSON object, by name.
+    pub fn to_json(&self) -> serde_json::Value {
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter.name().to_owned(), self.get(counter).into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+}
+
+/// The published copy: a sequence lock with one writer. Readers retry, the writer never waits.
+#[derive(Debug)]
+pub struct Published {
+    /// Odd while a write is under way.
+    version: AtomicU64,
+    values: [AtomicU64; COUNT],
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Published { version: AtomicU64::new(0), values: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl Published {
+    fn store(&self, snapshot: &Snapshot) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (cell, &value) in self.values.iter().zip(&snapshot.values) {
+            cell.store(value, Ordering::Relaxed);
+        }
+        self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// The last published numbers, all from one moment.
+    pub fn load(&self) -> Snapshot {
+        loop {
+            let before = self.version.load(Ordering::Acquire);
+            let values = std::array::from_fn(|index| self.values[index].load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
+                return Snapshot { values };
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn every_snapshot_that_another_thread_sees_is_balanced() {
+        let published = Arc::new(Published::default());
+        let reader = std::thread::spawn({
+            let published = Arc::clone(&published);
+            move || {
+                let mut last = 0;
+                while last < 20_000 {
+                    let snapshot = published.load();
+                    assert!(snapshot.is_balanced(), "{snapshot:?}");
+                    last = snapshot.get(Counter::Received);
+                }
+            }
+        });
+        let counters = Counters::default();
+        for turn in 0..20_000u64 {
+            counters.add(Counter::Received, 1);
+            let state = [Counter::Ok, Counter::Filtered, Counter::Error, Counter::InFlight];
+            counters.add(state[usize::try_from(turn % 4).unwrap()], 1);
+            counters.publish(&published);
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = Counter::ALL.iter().map(|c| c.name()).collect();
+        assert_eq!(names.len(), COUNT);
+    }
+}

@@ -1,0 +1,217 @@
+//! One shard: what its tasks share, and how it starts and ends.
+//!
+//! A shard is one pinned thread; listener, connections, flusher and keeper are its tasks and meet
+//! here. Nothing here crosses a thread except the published counters, the connection counts and
+//! the channels for handed-over descriptors. Invariant: no borrow of a shard's parts crosses an
+//! await.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
+use glommio::timer::sleep;
+use runtime::stop::Stop;
+
+use crate::counters::{Counter, Counters, Published, Snapshot};
+use crate::flusher;
+use crate::ingest::Ingest;
+use crate::ingest::batch::{Due, Limits};
+use crate::net::connection;
+use crate::net::listener::{self, Balance};
+use crate::net::registry::{Kill, Registry};
+use crate::signal::{Crowd, Signal};
+use crate::sink::Sink;
+use crate::sink::disk::{Disk, RealDisk};
+
+/// The buffer of the disk under every shard.
+pub(crate) type Buf = <RealDisk as Disk>::Buf;
+
+/// What a shard is told at its start; plain values.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// This shard.
+    pub shard: usize,
+    /// All shards.
+    pub shards: usize,
+    /// Bytes asked per read.
+    pub read_bytes: usize,
+    /// Bytes of each batch buffer.
+    pub batch_buffer_bytes: usize,
+    /// When a batch is flushed.
+    pub batch: Limits,
+    /// What is written is synced after this time.
+    pub sync_after: Duration,
+    /// Below it a line is filtered.
+    pub level_min: proto::level::Level,
+    /// What a connection needs to know.
+    pub connection: connection::Terms,
+    /// Memory that the connections of this shard may hold together.
+    pub connection_memory_bytes: usize,
+    /// A client that takes none of its replies for so long is reset.
+    pub reply_timeout: Duration,
+    /// A drain cuts its connections after this time.
+    pub drain: Duration,
+}
+
+/// What the tasks of a shard share.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    /// What it was told.
+    pub settings: Settings,
+    /// Its numbers.
+    pub counters: Rc<Counters>,
+    /// Its admission and batch.
+    pub ingest: RefCell<Ingest<Buf>>,
+    /// Lent to a connection within one poll.
+    pub read_buffer: RefCell<Vec<u8>>,
+    /// Lent to a connection within one poll.
+    pub reply_buffer: RefCell<Vec<u8>>,
+    /// Its connections.
+    pub registry: Registry,
+    /// Connections that wait for room in the batch, in the order of their arrival.
+    pub room: Crowd,
+    /// Connections that wait for memory.
+    pub memory: Crowd,
+    /// Bytes that connections hold.
+    pub memory_held: Cell<usize>,
+    /// Wakes the flusher.
+    pub flush: Signal,
+    /// The flusher sleeps with a deadline, or works: it need not be told of lines that can wait.
+    pub flush_armed: Cell<bool>,
+    /// Set at the stop: connections answer what was read, and end.
+    pub stopping: Cell<bool>,
+    /// Set when the last connection has ended: the flusher writes what is left, and ends.
+    pub closing: Cell<bool>,
+}
+
+impl Shard {
+    /// Tells the flusher about new lines, if it has to know now.
+    pub(crate) fn nudge_flusher(&self) {
+        match self.ingest.borrow().due() {
+            Due::Never => {}
+            Due::Now => self.flush.notify(),
+            Due::At(_) if !self.flush_armed.get() => self.flush.notify(),
+            Due::At(_) => {}
+        }
+    }
+
+    /// Whether connections hold as much memory as they may.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.memory_held.get() >= self.settings.connection_memory_bytes
+    }
+}
+
+/// What a shard is given at its start: the ends of its ties to the outside.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// Its listening socket.
+    pub listener: OwnedFd,
+    /// Connections that other shards accepted for it.
+    pub handed_over: Receiver<OwnedFd>,
+    /// The connection counts of all shards, and the way to each.
+    pub balance: Arc<Balance>,
+    /// Where its numbers are published.
+    pub published: Arc<Published>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// How a shard ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its final numbers.
+    pub counters: Snapshot,
+    /// What went wrong with the sink, in words.
+    pub storage: Result<(), String>,
+}
+
+/// How often the keeper looks at connections, and numbers are published.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Runs a shard until it is told to stop and has drained.
+pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) -> Ended {
+    let counters = Rc::new(Counters::default());
+    let buf = sink.alloc(settings.batch_buffer_bytes);
+    let shard = Rc::new(Shard {
+        counters: Rc::clone(&counters),
+        ingest: RefCell::new(Ingest::new(
+            settings.level_min,
+            settings.batch,
+            buf,
+            Rc::clone(&counters),
+        )),
+        read_buffer: RefCell::new(vec![0; settings.read_bytes]),
+        reply_buffer: RefCell::default(),
+        registry: Registry::default(),
+        room: Crowd::default(),
+        memory: Crowd::default(),
+        memory_held: Cell::new(0),
+        flush: Signal::default(),
+        flush_armed: Cell::new(false),
+        stopping: Cell::new(false),
+        closing: Cell::new(false),
+        settings,
+    });
+    let flusher = glommio::spawn_local(flusher::run(Rc::clone(&shard), sink));
+    let entrance = listener::open(&shard, ties.listener, &ties.balance);
+    glommio::spawn_local(listener::receive(
+        Rc::clone(&shard),
+        ties.handed_over.clone(),
+        Arc::clone(&ties.balance),
+    ))
+    .detach();
+    let keeper = glommio::spawn_local(keep(Rc::clone(&shard), Arc::clone(&ties.published)));
+
+    ties.stop.requested().await;
+    shard.stopping.set(true);
+    entrance.shut();
+    ties.handed_over.close();
+    shard.registry.wake_all();
+    let deadline = Instant::now() + shard.settings.drain;
+    while !shard.registry.is_empty() {
+        if Instant::now() >= deadline {
+            shard.registry.kill_all(Kill::Drain);
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    shard.closing.set(true);
+    shard.flush.notify();
+    let storage = flusher.await;
+    keeper.cancel().await;
+    let snapshot = shard.counters.snapshot();
+    assert!(snapshot.is_balanced(), "a message is in no state, or in two: {snapshot:?}");
+    shard.counters.publish(&ties.published);
+    Ended { counters: snapshot, storage }
+}
+
+/// Publishes the numbers, and ends the connections whose time or memory is up.
+async fn keep(shard: Rc<Shard>, published: Arc<Published>) {
+    loop {
+        sleep(TICK).await;
+        shard.counters.publish(&published);
+        let now = Instant::now();
+        shard.registry.kill_stalled(now, shard.settings.reply_timeout);
+        if shard.is_short_of_memory() {
+            if !shard.memory.is_empty() && shard.registry.kill_largest_carry() {
+                shard.counters.add(Counter::MemoryKills, 1);
+            }
+        } else {
+            shard.memory.wake_all();
+        }
+    }
+}
+
+/// A connection's hold on the shard's memory account.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    /// Says how much the connection holds now.
+    pub(crate) fn set(&mut self, shard: &Shard, bytes: usize) {
+        shard.memory_held.set(shard.memory_held.get() - self.0 + bytes);
+        self.0 = bytes;
+    }
+}
