@@ -132,7 +132,8 @@ impl Config {
         if self.line_bytes_max == 0 {
             return usage("0 is too small for LINE_BYTES_MAX".into());
         }
-        let commit_min = self.line_bytes_max + 1 + BATCH_OVERHEAD_BYTES;
+        // A batch that is empty but for the tail in front takes the longest line.
+        let commit_min = self.line_bytes_max + 1 + crate::sink::BLOCK + BATCH_OVERHEAD_BYTES;
         if self.commit_bytes_max < commit_min {
             return usage(format!(
                 "{} bytes is too small for COMMIT_BYTES_MAX: a line of LINE_BYTES_MAX ({}) needs {commit_min}",

@@ -38,10 +38,10 @@ pub(crate) async fn run(shard: Rc<Shard>, sink: Sink<RealDisk>) -> Result<(), St
             Step::Sync => flusher.sync().await,
             Step::Wait => flusher.shard.flush.notified().await,
             Step::WaitUntil(deadline) => {
-                flusher.shard.flush_armed.set(true);
+                flusher.shard.flusher_wakes_at.set(Some(deadline));
                 let rest = deadline.saturating_duration_since(Instant::now());
                 or(flusher.shard.flush.notified(), sleep(rest)).await;
-                flusher.shard.flush_armed.set(false);
+                flusher.shard.flusher_wakes_at.set(None);
             }
             Step::Finish => break,
         }

@@ -120,7 +120,7 @@ mod tests {
 
     fn ingest() -> Ingest<Vec<u8>> {
         let limits =
-            Limits { bytes_max: 4096, lines_flush: 500, flush_after: Duration::from_millis(100) };
+            Limits { bytes_max: 8192, lines_flush: 500, flush_after: Duration::from_millis(100) };
         Ingest::new(Level::Info, limits, vec![0; 65536], Rc::new(Counters::default()))
     }
 
@@ -154,9 +154,9 @@ mod tests {
         while !matches!(ingest.offer(line.as_bytes(), Durability::Written, now), Fate::Held) {
             taken += 1;
         }
-        assert_eq!(taken, 2);
-        assert_eq!(ingest.counters.get(Counter::Received), 2);
-        assert_eq!(ingest.take(vec![0; 65536]).lines, 2);
+        assert_eq!(taken, 5);
+        assert_eq!(ingest.counters.get(Counter::Received), 5);
+        assert_eq!(ingest.take(vec![0; 65536]).lines, 5);
         assert!(!matches!(ingest.offer(line.as_bytes(), Durability::Written, now), Fate::Held));
     }
 

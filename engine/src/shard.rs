@@ -79,8 +79,8 @@ pub(crate) struct Shard {
     pub memory_held: Cell<usize>,
     /// Wakes the flusher.
     pub flush: Signal,
-    /// The flusher sleeps with a deadline, or works: it need not be told of lines that can wait.
-    pub flush_armed: Cell<bool>,
+    /// Until when the flusher sleeps, if it does: it need not be told of lines that can wait longer.
+    pub flusher_wakes_at: Cell<Option<Instant>>,
     /// Set at the stop: connections answer what was read, and end.
     pub stopping: Cell<bool>,
     /// Set when the last connection has ended: the flusher writes what is left, and ends.
@@ -93,8 +93,8 @@ impl Shard {
         match self.ingest.borrow().due() {
             Due::Never => {}
             Due::Now => self.flush.notify(),
-            Due::At(_) if !self.flush_armed.get() => self.flush.notify(),
-            Due::At(_) => {}
+            Due::At(at) if self.flusher_wakes_at.get().is_some_and(|wakes| wakes <= at) => {}
+            Due::At(_) => self.flush.notify(),
         }
     }
 
@@ -150,7 +150,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         memory: Crowd::default(),
         memory_held: Cell::new(0),
         flush: Signal::default(),
-        flush_armed: Cell::new(false),
+        flusher_wakes_at: Cell::new(None),
         stopping: Cell::new(false),
         closing: Cell::new(false),
         settings,

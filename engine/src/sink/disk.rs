@@ -5,6 +5,9 @@
 //! (`faulty`, tests only). Nothing here orders operations: io_uring does not order a write before
 //! a sync, so the caller awaits the one before it asks for the other.
 
+#[cfg(test)]
+pub(crate) mod faulty;
+
 use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
@@ -70,7 +73,8 @@ pub trait Disk: Clone + fmt::Debug + 'static {
 /// The machine's disk: direct I/O, or buffered where that is refused. Needs a glommio executor.
 #[derive(Clone, Debug, Default)]
 pub struct RealDisk {
-    note: Rc<OnceCell<String>>,
+    /// Set when direct I/O was refused: why, and nobody asks again.
+    refusal: Rc<OnceCell<String>>,
 }
 
 /// A file of the machine's disk.
@@ -95,22 +99,28 @@ impl Disk for RealDisk {
         // that, its executor spins while a write is in flight.
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(FILE_MODE);
-        let file = match options.dma_open(path).await.map_err(io::Error::from) {
-            Ok(file) => RealFile::Direct(file),
-            Err(refused) if refused.kind() == io::ErrorKind::InvalidInput => {
-                // The file was created before O_DIRECT was refused.
-                options.create_new(false).create(true);
-                let file = RealFile::Buffered(options.buffered_open(path).await?);
-                self.note.get_or_init(|| {
+        let direct = match self.refusal.get() {
+            None => options.dma_open(path).await.map(Some).or_else(|error| {
+                let error = io::Error::from(error);
+                if error.kind() != io::ErrorKind::InvalidInput {
+                    return Err(error);
+                }
+                // The file exists by now: O_DIRECT is only set on it afterwards.
+                options.create_new(false);
+                self.refusal.get_or_init(|| {
                     format!(
                         "the file system of {} (LOG_DIR) refuses direct I/O: writes go through \
                          the page cache and cost more",
                         path.display()
                     )
                 });
-                file
-            }
-            Err(error) => return Err(error),
+                Ok(None)
+            })?,
+            Some(_) => None,
+        };
+        let file = match direct {
+            Some(file) => RealFile::Direct(file),
+            None => RealFile::Buffered(options.buffered_open(path).await?),
         };
         if reserve_bytes > 0 && !is_in_memory(path) {
             // A refusal costs only speed.
@@ -181,7 +191,7 @@ impl Disk for RealDisk {
     }
 
     fn note(&self) -> Option<String> {
-        self.note.get().cloned()
+        self.refusal.get().cloned()
     }
 }
 
@@ -191,4 +201,85 @@ fn is_in_memory(path: &Path) -> bool {
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
     rustix::fs::statfs(path)
         .is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&i64::from(system.f_type)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::PathBuf;
+
+    use glommio::LocalExecutorBuilder;
+
+    use super::*;
+    use crate::sink::BLOCK;
+
+    /// A disk which was refused direct I/O before.
+    fn buffered() -> RealDisk {
+        let disk = RealDisk::default();
+        disk.refusal.set("refused".into()).unwrap();
+        disk
+    }
+
+    /// Runs `work` over the disk kinds of this machine, each in an executor and a directory.
+    pub(crate) fn on_each_disk<Fut: Future<Output = ()>>(work: impl Fn(RealDisk, PathBuf) -> Fut) {
+        let plain = tempfile::tempdir().unwrap();
+        let memory = tempfile::tempdir_in("/dev/shm").ok();
+        let executor = LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async {
+            work(RealDisk::default(), plain.path().join("direct")).await;
+            work(buffered(), plain.path().join("buffered")).await;
+            match &memory {
+                Some(memory) => work(RealDisk::default(), memory.path().join("memory")).await,
+                None => eprintln!("skipped: no /dev/shm to test tmpfs on"),
+            }
+        });
+    }
+
+    fn block(disk: &RealDisk, byte: u8) -> DmaBuffer {
+        let mut buf = disk.alloc(2 * BLOCK);
+        buf.as_mut()[..BLOCK].fill(byte);
+        buf
+    }
+
+    #[test]
+    fn a_file_is_new_private_and_reserved_and_shrinks_to_what_it_holds() {
+        on_each_disk(|disk, dir| async move {
+            std::fs::create_dir(&dir).unwrap();
+            let path = dir.join("file");
+            let file = disk.create(&path, 1 << 20).await.unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777 & !0o040, 0o600, "{mode:o}");
+            let again = disk.create(&path, 0).await.unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+
+            assert_eq!(disk.write_at(&file, block(&disk, b'a'), BLOCK, 0).await.unwrap(), BLOCK);
+            let offset = BLOCK as u64;
+            let wrote = disk.write_at(&file, block(&disk, b'b'), BLOCK, offset).await.unwrap();
+            assert_eq!(wrote, BLOCK);
+            disk.sync(&file).await.unwrap();
+            let mut expected = vec![b'a'; BLOCK];
+            expected.extend([b'b'; BLOCK]);
+            assert_eq!(std::fs::read(&path).unwrap(), expected);
+
+            disk.truncate(&file, 100).await.unwrap();
+            disk.sync(&file).await.unwrap();
+            let metadata = std::fs::metadata(&path).unwrap();
+            assert_eq!(metadata.len(), 100);
+            assert!(metadata.blocks() <= 16, "{} sectors stay reserved", metadata.blocks());
+            disk.close(file).await.unwrap();
+            disk.remove(&path).await.unwrap();
+            disk.sync_directory(&dir).await.unwrap();
+            assert!(!path.exists());
+        });
+    }
+
+    #[test]
+    fn errors_keep_their_kind() {
+        on_each_disk(|disk, dir| async move {
+            let error = disk.create(&dir.join("none/file"), 0).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+            let error = disk.sync_directory(&dir.join("none")).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        });
+    }
 }

@@ -58,7 +58,7 @@ fn thousands_of_good_and_bad_lines_in_random_pieces_get_their_own_replies() {
                 for &index in &chosen {
                     input.extend_from_slice(&cases[index].0);
                     input.extend_from_slice(
-                        [&b"\n"[..], b"\r\n", b"\n\n", b"\r\n \n"][random.usize(..4)],
+                        [&b"\n"[..], b"\r\n", b"\n\n", b"\r\n\r\n"][random.usize(..4)],
                     );
                 }
                 let mut stream = engine.connect();
@@ -155,7 +155,7 @@ fn after_half_close_the_unterminated_rest_is_a_line_and_all_replies_are_sent() {
     let ids: Vec<_> = replies.iter().map(|reply| reply.id.clone().unwrap()).collect();
     assert_eq!(ids, ["1", "2"]);
     assert!(engine.converse(b"").is_empty());
-    assert!(engine.converse(b"\n\r\n  \n").is_empty() || !engine.converse(b"\n\r\n").is_empty());
+    assert!(engine.converse(b"\n\r\n\n\r").is_empty(), "blank lines are no messages");
     engine.stop().assert_clean();
 }
 

@@ -64,6 +64,11 @@ impl Plan {
     pub(super) fn shard(&self, shard: usize) -> (PathBuf, u64) {
         (segments::shard_directory(&self.log_dir, shard), self.next[shard])
     }
+
+    #[cfg(test)]
+    pub(super) fn for_test(log_dir: &Path, next: u64) -> Plan {
+        Plan { log_dir: log_dir.to_owned(), next: vec![next] }
+    }
 }
 
 impl LogDir {
