@@ -17,6 +17,7 @@
 //! - acknowledged bytes are only ever overwritten with themselves (DESIGN: a 512-byte sector is old
 //!   or new, so this loses nothing);
 //! - a segment is synced before the first write to the next;
+//! - what a failed write left is durably gone before the next write begins;
 //! - after a failed sync there is no operation on any segment but closing it.
 
 mod log_dir;
@@ -135,7 +136,7 @@ impl<D: Disk> FileSink<D> {
             return Ok(());
         }
         if self.torn {
-            self.undo().await.map_err(|source| self.write_error(source))?;
+            self.undo().await?;
         }
         if self.written > 0 && self.written + line_bytes as u64 > self.segment_bytes_max {
             self.rotate().await?;
@@ -158,19 +159,13 @@ impl<D: Disk> FileSink<D> {
         self.torn = true;
         let offset = self.written - tail as u64;
         let wrote = self.disk.write_at(&self.file, buf, padded, offset).await;
-        match wrote {
-            Ok(bytes) if bytes == padded => {}
-            Ok(bytes) => {
-                let _ = self.undo().await;
-                return Err(self.write_error(io::Error::new(
-                    io::ErrorKind::WriteZero,
-                    format!("wrote {bytes} of {padded} bytes"),
-                )));
-            }
-            Err(error) => {
-                let _ = self.undo().await;
-                return Err(self.write_error(error));
-            }
+        if let Err(source) = all_of(padded, wrote) {
+            let failed = self.write_error(source);
+            return match self.undo().await {
+                Err(undo) if undo.is_final() => Err(undo),
+                // Where it cannot be undone now, the next write tries again before it begins.
+                Ok(()) | Err(_) => Err(failed),
+            };
         }
         self.torn = false;
         self.written += line_bytes as u64;
@@ -204,7 +199,7 @@ impl<D: Disk> FileSink<D> {
             Some(broken) => Err(to_io(broken)),
             None => {
                 // The padding goes before the sync, so that the sync covers that, too.
-                let cut = self.undo().await;
+                let cut = self.cut().await;
                 self.sync_file().await.map_err(|error| to_io(&error)).and(cut)
             }
         };
@@ -241,11 +236,18 @@ impl<D: Disk> FileSink<D> {
         WriteError::Disk { path: self.path(), source }
     }
 
-    /// Cuts off what lies behind `written`: padding, or what a failed write left there.
-    async fn undo(&mut self) -> io::Result<()> {
-        self.disk.truncate(&self.file, self.written).await?;
+    /// Removes what a failed write left behind `written`, durably: the next write goes to the same
+    /// place, and sectors of both, mixed by a power loss, could pass for a line that nobody sent.
+    async fn undo(&mut self) -> Result<(), WriteError> {
+        self.cut().await.map_err(|source| self.write_error(source))?;
+        self.sync_file().await?;
         self.torn = false;
         Ok(())
+    }
+
+    /// Cuts off what lies behind `written`.
+    async fn cut(&mut self) -> io::Result<()> {
+        self.disk.truncate(&self.file, self.written).await
     }
 
     async fn sync_file(&mut self) -> Result<(), SyncError> {
@@ -299,7 +301,7 @@ impl<D: Disk> FileSink<D> {
             .map_err(|source| WriteError::Disk { path: self.path_of(self.number + 1), source })?,
         };
         // If this fails, blank lines remain at the end of the segment, and they are no lines.
-        let _ = self.undo().await;
+        let _ = self.cut().await;
         self.sync_file().await?;
         let old = std::mem::replace(&mut self.file, next);
         self.number += 1;
@@ -332,6 +334,16 @@ async fn prepare<D: Disk>(
             let _ = disk.close(file).await;
             let _ = disk.remove(&path).await;
             Err(error)
+        }
+    }
+}
+
+fn all_of(bytes: usize, wrote: io::Result<usize>) -> io::Result<()> {
+    match wrote? {
+        all if all == bytes => Ok(()),
+        some => {
+            let short = format!("wrote {some} of {bytes} bytes");
+            Err(io::Error::new(io::ErrorKind::WriteZero, short))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! power loss may leave is any mix of the synced contents and the writes since then, sector by
 //! sector: a sector is old or new, never garbage.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -81,15 +81,15 @@ impl FaultyDisk {
         FaultyDisk(Rc::new(RefCell::new(State { files: BTreeMap::new(), log: Vec::new(), judge })))
     }
 
-    /// All files by path.
-    pub(crate) fn files(&self) -> Vec<(PathBuf, Contents)> {
+    /// What `view` makes of each file, by path.
+    pub(crate) fn files<T>(&self, view: impl Fn(&Contents) -> T) -> Vec<(PathBuf, T)> {
         let state = self.0.borrow();
-        state.files.iter().map(|(path, file)| (path.clone(), file.borrow().clone())).collect()
+        state.files.iter().map(|(path, file)| (path.clone(), view(&file.borrow()))).collect()
     }
 
     /// Every operation so far, and what came of it.
-    pub(crate) fn log(&self) -> Vec<(PathBuf, Operation, Verdict)> {
-        self.0.borrow().log.clone()
+    pub(crate) fn log(&self) -> Ref<'_, [(PathBuf, Operation, Verdict)]> {
+        Ref::map(self.0.borrow(), |state| state.log.as_slice())
     }
 
     /// Writes what the end of the process leaves to the real directory `root`.
@@ -121,7 +121,7 @@ impl FaultyDisk {
     }
 
     fn save(&self, root: &Path, mut image: impl FnMut(&Contents) -> Vec<u8>) {
-        for (path, contents) in self.files() {
+        for (path, contents) in self.files(Contents::clone) {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, image(&contents)).unwrap();
@@ -187,13 +187,12 @@ impl Disk for FaultyDisk {
         assert!(len.is_multiple_of(super::super::BLOCK), "direct I/O takes whole blocks");
         assert!(offset.is_multiple_of(super::super::BLOCK as u64), "direct I/O takes whole blocks");
         let start = usize::try_from(offset).unwrap();
-        let (bytes, result) =
-            match self.ask(&file.path, Operation::Write { offset, bytes: len }) {
-                Verdict::Go => (len, Ok(len)),
-                Verdict::Fail(kind) => (0, Err(kind.into())),
-                Verdict::Short(bytes) => (bytes.min(len), Ok(bytes.min(len))),
-                Verdict::Torn(bytes, kind) => (bytes.min(len), Err(kind.into())),
-            };
+        let (bytes, result) = match self.ask(&file.path, Operation::Write { offset, bytes: len }) {
+            Verdict::Go => (len, Ok(len)),
+            Verdict::Fail(kind) => (0, Err(kind.into())),
+            Verdict::Short(bytes) => (bytes.min(len), Ok(bytes.min(len))),
+            Verdict::Torn(bytes, kind) => (bytes.min(len), Err(kind.into())),
+        };
         if bytes > 0 {
             let mut contents = file.contents.borrow_mut();
             put(&mut contents.bytes, start, &buf[..bytes]);

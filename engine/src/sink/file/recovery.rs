@@ -71,22 +71,17 @@ pub(super) fn recover_shard(
         move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
     };
     let found = segments::segments(&directory).map_err(named(&directory))?;
-    let last_written = found.iter().rposition(|segment| segment.bytes > 0);
     let mut next = 1;
-    for (index, segment) in found.iter().enumerate() {
-        let empty = if last_written == Some(index) {
-            let cut = Cut { log_dir, shard, number: segment.number, path: &segment.path };
-            // Until somebody records synced offsets, none is known.
-            cut.recover(0, report).map_err(named(&segment.path))? == 0
-        } else {
-            segment.bytes == 0
-        };
-        if empty {
-            fs::remove_file(&segment.path).map_err(named(&segment.path))?;
-            report.segments_removed += 1;
-        } else {
+    // From the last one back to the first that has contents, also where all of it had to be cut.
+    for segment in found.iter().rev() {
+        let cut = Cut { log_dir, shard, number: segment.number, path: &segment.path };
+        // Until somebody records synced offsets, none is known.
+        if segment.bytes > 0 && cut.recover(0, report).map_err(named(&segment.path))? > 0 {
             next = segment.number + 1;
+            break;
         }
+        fs::remove_file(&segment.path).map_err(named(&segment.path))?;
+        report.segments_removed += 1;
     }
     if !found.is_empty() {
         sync_directory(&directory).map_err(named(&directory))?;
@@ -233,5 +228,221 @@ fn are_equal(left: &Path, right: &Path) -> io::Result<bool> {
         if a.is_empty() {
             return Ok(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LogDir;
+    use super::*;
+    use crate::sink::BLOCK;
+
+    /// Syncs cost nothing there.
+    fn memory_dir() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
+    fn segment(root: &Path, shard: usize, number: u64) -> PathBuf {
+        segments::shard_directory(root, shard).join(segments::file_name(number))
+    }
+
+    fn put(root: &Path, shard: usize, number: u64, bytes: &[u8]) {
+        let path = segment(root, shard, number);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn recover(root: &Path) -> RecoveryReport {
+        LogDir::open(root, 1).unwrap().recovery().clone()
+    }
+
+    /// What is in quarantine, by name.
+    fn quarantine(root: &Path) -> Vec<(String, Vec<u8>)> {
+        let Ok(entries) = fs::read_dir(root.join("quarantine")) else { return Vec::new() };
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn line(message: &str) -> String {
+        format!("{{\"level\":\"info\",\"message\":\"{message}\"}}\n")
+    }
+
+    fn lines() -> Vec<u8> {
+        let escaped = r#"{"message":"a\n\u00e9\"}{","nested":{"level":[1,2]},"level":"FATAL"}"#;
+        [line("one"), line("zwei äöü 🦀"), format!("{escaped}\n"), line(""), line(&"x".repeat(700))]
+            .concat()
+            .into_bytes()
+    }
+
+    #[test]
+    fn a_segment_truncated_at_every_byte_recovers_the_whole_lines_before_the_cut() {
+        let mut image = lines();
+        let whole = image.len();
+        image.resize(BLOCK, b'\n');
+        let root = memory_dir();
+        for length in 0..=image.len() {
+            let _ = fs::remove_dir_all(root.path().join("quarantine"));
+            put(root.path(), 0, 1, &image[..length]);
+            let kept = memrchr(b'\n', &image[..length.min(whole)]).map_or(0, |newline| newline + 1);
+            let rest = &image[kept..length.max(kept).min(whole.max(kept))];
+
+            let report = recover(root.path());
+            assert_eq!(report.bytes_cut, rest.len() as u64, "{length}");
+            assert_eq!(report.lines_kept, image[..kept].split(|&b| b == b'\n').count() as u64 - 1);
+            let in_quarantine = quarantine(root.path());
+            match rest {
+                [] => assert!(in_quarantine.is_empty()),
+                _ => {
+                    let name = format!("shard-00-000000000001-{kept}.bin");
+                    assert_eq!(in_quarantine, [(name.clone(), rest.to_vec())]);
+                    let path = root.path().join("quarantine").join(name);
+                    assert_eq!(report.files_quarantined, [path]);
+                }
+            }
+            let left = fs::read(segment(root.path(), 0, 1)).unwrap_or_default();
+            assert_eq!(left, &image[..kept], "{length}");
+            assert_eq!(left.is_empty(), !segment(root.path(), 0, 1).exists());
+
+            let again = recover(root.path());
+            assert_eq!((again.bytes_cut, again.lines_kept), (0, report.lines_kept));
+            assert_eq!(fs::read(segment(root.path(), 0, 1)).unwrap_or_default(), left);
+        }
+    }
+
+    #[test]
+    fn everything_behind_the_first_damage_goes_to_quarantine_and_is_counted() {
+        let good = lines();
+        let behind = line("behind the damage");
+        for damage in [
+            "\0",
+            "\0\0\n",
+            "garbage\n",
+            "{\"level\":\"info\"}\n",
+            "{\"level\":\"info\",\"message\":\"a\0b\"}\n",
+            "\n\n \n",
+            "[]\n",
+            "\n\n\n{\"level\":",
+        ] {
+            let root = memory_dir();
+            let damaged = [&good, damage.as_bytes(), behind.as_bytes()].concat();
+            put(root.path(), 0, 3, &damaged);
+            let report = recover(root.path());
+            let cut = good.len() + damage.len() - damage.trim_start_matches('\n').len();
+            assert_eq!(fs::read(segment(root.path(), 0, 3)).unwrap(), good, "{damage:?}");
+            let name = format!("shard-00-000000000003-{cut}.bin");
+            assert_eq!(quarantine(root.path()), [(name, damaged[cut..].to_vec())]);
+            assert_eq!(report.bytes_cut, (damaged.len() - cut) as u64);
+            assert_eq!((report.segments_checked, report.lines_kept), (1, 5));
+            assert_eq!(report.notes().len(), 1);
+            assert_eq!(recover(root.path()).bytes_cut, 0);
+        }
+    }
+
+    #[test]
+    fn every_hole_of_a_sector_is_found() {
+        let image: Vec<u8> =
+            (0..99).flat_map(|n| line(&format!("number {n}")).into_bytes()).collect();
+        let root = memory_dir();
+        for hole in (0..image.len()).step_by(512) {
+            let mut holed = image.clone();
+            let end = image.len().min(hole + 512);
+            holed[hole..end].fill(0);
+            put(root.path(), 0, 1, &holed);
+            recover(root.path());
+            let kept = memrchr(b'\n', &image[..hole]).map_or(0, |newline| newline + 1);
+            let left = fs::read(segment(root.path(), 0, 1)).unwrap_or_default();
+            assert_eq!(left, &image[..kept]);
+        }
+    }
+
+    #[test]
+    fn only_the_last_segment_with_contents_is_read_and_empty_ones_are_removed() {
+        let root = memory_dir();
+        put(root.path(), 0, 4, b"not looked at");
+        put(root.path(), 0, 5, &lines());
+        put(root.path(), 0, 6, b"");
+        put(root.path(), 0, 7, b"");
+        put(root.path(), 0, 8, b"\n\n\n\n");
+        let log_dir = LogDir::open(root.path(), 1).unwrap();
+        let report = log_dir.recovery();
+        assert_eq!((report.segments_checked, report.segments_removed), (2, 3));
+        assert!(report.notes().is_empty());
+        assert_eq!(fs::read(segment(root.path(), 0, 4)).unwrap(), b"not looked at");
+        assert_eq!(log_dir.plan().shard(0).1, 6, "the number of an empty one is used again");
+    }
+
+    #[test]
+    fn shards_that_run_no_longer_are_recovered_too() {
+        let root = memory_dir();
+        for shard in [0, 1, 5] {
+            put(root.path(), shard, 2, &[&lines(), "torn".as_bytes()].concat());
+        }
+        let log_dir = LogDir::open(root.path(), 4).unwrap();
+        assert_eq!(log_dir.recovery().bytes_cut, 3 * 4);
+        assert_eq!(log_dir.recovery().files_quarantined.len(), 3);
+        for shard in [0, 1, 5] {
+            assert_eq!(fs::read(segment(root.path(), shard, 2)).unwrap(), lines());
+        }
+        let next: Vec<_> = (0..4).map(|shard| log_dir.plan().shard(shard).1).collect();
+        assert_eq!(next, [3, 3, 1, 1]);
+    }
+
+    #[test]
+    fn quarantine_is_never_overwritten_and_never_doubled() {
+        let root = memory_dir();
+        for (damage, files) in [("first", 1), ("second", 2), ("first", 2), ("third", 3)] {
+            put(root.path(), 0, 1, damage.as_bytes());
+            // A copy that was cut short is no quarantine yet.
+            let directory = root.path().join("quarantine");
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("shard-00-000000000001-0.tmp"), "fi").unwrap();
+            recover(root.path());
+            let quarantine = quarantine(root.path());
+            assert_eq!(quarantine.len(), files);
+            assert!(quarantine.iter().any(|(_, bytes)| bytes == damage.as_bytes()));
+            assert!(!segment(root.path(), 0, 1).exists());
+        }
+    }
+
+    #[test]
+    fn long_lines_are_lines_up_to_the_bound() {
+        let root = memory_dir();
+        let long = line(&"x".repeat(3 * CHUNK_BYTES + 17));
+        let image = [lines(), long.into_bytes(), lines()].concat();
+        put(root.path(), 0, 1, &image);
+        let report = recover(root.path());
+        assert_eq!((report.lines_kept, report.bytes_cut), (11, 0));
+        assert_eq!(fs::read(segment(root.path(), 0, 1)).unwrap(), image);
+
+        // Beyond the bound nothing is a line; finding that needs no more memory than the bound.
+        let mut endless = io::repeat(b'x').take(1 << 40);
+        let valid = validate(&mut endless, 7).unwrap();
+        assert_eq!(valid, Valid { end: 7, cut: Some(7), lines: 0 });
+        assert!((1 << 40) - endless.limit() <= (LINE_BYTES_RECOVERABLE + CHUNK_BYTES) as u64);
+    }
+
+    #[test]
+    fn validation_begins_at_the_synced_offset() {
+        let image = [b"not looked at".as_slice(), &lines()].concat();
+        let mut input = io::Cursor::new(&image);
+        input.set_position(13);
+        let valid = validate(&mut input, 13).unwrap();
+        assert_eq!(valid, Valid { end: image.len() as u64, cut: None, lines: 5 });
+    }
+
+    #[test]
+    fn what_cannot_be_recovered_is_named() {
+        let root = memory_dir();
+        put(root.path(), 0, 1, b"torn");
+        fs::write(root.path().join("quarantine"), "in the way").unwrap();
+        let refused = LogDir::open(root.path(), 1).unwrap_err().to_string();
+        assert!(refused.contains("(LOG_DIR)") && refused.contains("000000000001"), "{refused}");
+        assert_eq!(fs::read(segment(root.path(), 0, 1)).unwrap(), b"torn", "nothing is lost");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use fastrand::Rng;
 use futures_lite::future::block_on;
+use memchr::{memchr_iter, memchr2, memmem};
 
 use super::*;
 use crate::sink::Sink;
@@ -69,8 +70,8 @@ fn lines_of(path: &Path, bytes: &[u8]) -> Vec<u8> {
     let end = bytes.iter().rposition(|&byte| byte != b'\n').map_or(0, |last| last + 2);
     assert!(end <= bytes.len(), "{} ends in the middle of a line", path.display());
     let lines = &bytes[..end];
-    assert!(!lines.windows(2).any(|two| two == b"\n\n"), "padding between lines");
-    assert!(!lines.contains(&0) && !lines.contains(&b'?') && lines.first() != Some(&b'\n'));
+    assert!(memmem::find(lines, b"\n\n").is_none(), "padding between lines");
+    assert!(memchr2(0, b'?', lines).is_none() && lines.first() != Some(&b'\n'));
     lines.to_vec()
 }
 
@@ -80,7 +81,28 @@ fn read_all(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn lines_of_all(files: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
-    files.iter().flat_map(|(path, bytes)| lines_of(path, bytes)).collect()
+    files.iter().map(|(path, bytes)| lines_of(path, bytes)).collect::<Vec<_>>().concat()
+}
+
+/// All bytes, one file behind the other.
+fn bytes_of_all(files: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    files.iter().map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>().concat()
+}
+
+/// The same without blank lines.
+fn unpadded(files: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (_, bytes) in files {
+        let mut start = 0;
+        for newline in memchr_iter(b'\n', bytes) {
+            if newline > start {
+                lines.extend_from_slice(&bytes[start..=newline]);
+            }
+            start = newline + 1;
+        }
+        lines.extend_from_slice(&bytes[start..]);
+    }
+    lines
 }
 
 #[test]
@@ -112,7 +134,7 @@ fn a_real_disk_holds_exactly_the_acknowledged_lines_at_any_moment() {
         assert!(sink.watermarks().written.segment > 5, "it rotates");
         sink.close().await.unwrap();
         let files = read_all(&directory);
-        assert!(files.concat_bytes() == acknowledged, "a clean close leaves no padding");
+        assert!(bytes_of_all(&files) == acknowledged, "a clean close leaves no padding");
         assert!(files.iter().all(|(_, bytes)| !bytes.is_empty() && bytes.len() < 40_000));
 
         drop(log_dir);
@@ -123,24 +145,15 @@ fn a_real_disk_holds_exactly_the_acknowledged_lines_at_any_moment() {
     });
 }
 
-trait ConcatBytes {
-    fn concat_bytes(&self) -> Vec<u8>;
-}
-
-impl ConcatBytes for [(PathBuf, Vec<u8>)] {
-    fn concat_bytes(&self) -> Vec<u8> {
-        self.iter().flat_map(|(_, bytes)| bytes.clone()).collect()
-    }
-}
-
 #[test]
 fn an_engine_that_begins_and_writes_nothing_leaves_no_segment() {
     on_each_disk(|disk, dir| async move {
         let log_dir = LogDir::open(&dir, 3).unwrap();
         for shard in [0, 2] {
-            let sink = FileSink::begin(disk.clone(), &log_dir.plan(), shard, 1 << 20, Arc::default())
-                .await
-                .unwrap();
+            let sink =
+                FileSink::begin(disk.clone(), &log_dir.plan(), shard, 1 << 20, Arc::default())
+                    .await
+                    .unwrap();
             assert_eq!(read_all(&segments::shard_directory(&dir, shard)).len(), 1);
             sink.close().await.unwrap();
             assert!(read_all(&segments::shard_directory(&dir, shard)).is_empty());
@@ -182,7 +195,8 @@ fn unreliable(rng: &mut Rng, odds: u32, sync_odds: u32) -> FaultyDisk {
 
 fn run(rng: &mut Rng, odds: u32, sync_odds: u32) -> (Run, Sink<FaultyDisk>) {
     let disk = unreliable(rng, odds, sync_odds);
-    let sink = block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 20_000, Arc::default()));
+    let sink =
+        block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 20_000, Arc::default()));
     let mut sink = Sink::File(sink.unwrap());
     let mut run = Run { disk, acknowledged: Vec::new(), synced: 0, offered: Vec::new() };
     let (mut stager, mut count) = (Stager { head: 0 }, 0);
@@ -227,7 +241,7 @@ fn run(rng: &mut Rng, odds: u32, sync_odds: u32) -> (Run, Sink<FaultyDisk>) {
 
 impl Run {
     fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        self.disk.files().into_iter().map(|(path, file)| (path, file.bytes)).collect()
+        self.disk.files(|file| file.bytes.clone())
     }
 
     /// Whether the last failure could not be undone yet.
@@ -237,49 +251,37 @@ impl Run {
             matches!(operation, Operation::Truncate { .. } | Operation::Write { .. })
                 && !matches!(verdict, Verdict::Fail(_))
         });
-        last.is_some_and(|last| matches!(log[last].1, Operation::Write { .. }) && log[last].2 != Verdict::Go)
+        last.is_some_and(|last| {
+            matches!(log[last].1, Operation::Write { .. }) && log[last].2 != Verdict::Go
+        })
     }
 
     fn check(&self) {
         let acknowledged = self.acknowledged.concat();
         if self.is_torn() {
-            assert!(self.files().concat_bytes_without_padding().starts_with(&acknowledged));
+            assert!(unpadded(&self.files()).starts_with(&acknowledged));
         } else {
             assert!(lines_of_all(&self.files()) == acknowledged);
         }
-        let synced: Vec<_> =
-            self.disk.files().into_iter().map(|(path, file)| (path, file.synced)).collect();
-        let synced = synced.concat_bytes_without_padding();
+        let synced = unpadded(&self.disk.files(|file| file.synced.clone()));
         assert!(synced.starts_with(&self.acknowledged[..self.synced].concat()));
-        self.check_rotations();
     }
 
     /// A segment's last write is followed by a sync before the next segment's first write.
     fn check_rotations(&self) {
-        let mut unsynced: Option<PathBuf> = None;
-        for (path, operation, verdict) in self.disk.log() {
+        let mut unsynced: Option<&Path> = None;
+        for (path, operation, verdict) in &*self.disk.log() {
             match operation {
                 Operation::Write { .. } => {
                     assert!(unsynced.is_none_or(|unsynced| unsynced == path), "not synced before");
                     unsynced = Some(path);
                 }
-                Operation::Sync if verdict == Verdict::Go && unsynced.as_ref() == Some(&path) => {
+                Operation::Sync if *verdict == Verdict::Go && unsynced == Some(path) => {
                     unsynced = None;
                 }
                 _ => {}
             }
         }
-    }
-}
-
-trait WithoutPadding {
-    fn concat_bytes_without_padding(&self) -> Vec<u8>;
-}
-
-impl WithoutPadding for [(PathBuf, Vec<u8>)] {
-    fn concat_bytes_without_padding(&self) -> Vec<u8> {
-        let lines = self.iter().flat_map(|(_, bytes)| bytes.split_inclusive(|&byte| byte == b'\n'));
-        lines.filter(|line| *line != b"\n").flatten().copied().collect()
     }
 }
 
@@ -290,11 +292,11 @@ fn whatever_fails_the_file_holds_the_acknowledged_lines() {
         let (run, sink) = run(rng, [0, 3, 10, 40][round % 4], [0, 30, 100][round % 3]);
         let failed_before = run.disk.log().iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
         let closed = block_on(sink.close());
-        let log = run.disk.log();
-        let failed = log.iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
+        run.check_rotations();
+        let failed = run.disk.log().iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
         assert!(closed.is_ok() || failed, "{closed:?}");
         if !failed {
-            assert!(run.files().concat_bytes() == run.acknowledged.concat());
+            assert!(bytes_of_all(&run.files()) == run.acknowledged.concat());
             assert!(run.files().iter().all(|(_, bytes)| !bytes.is_empty()));
         } else if !failed_before {
             run.check();
@@ -310,7 +312,13 @@ fn a_failed_sync_is_final() {
         let fail = *operation == Operation::Sync && judge.load(Ordering::Relaxed) == 1;
         if fail { Verdict::Fail(io::ErrorKind::Other) } else { Verdict::Go }
     });
-    let sink = block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 1 << 20, Arc::default()));
+    let sink = block_on(FileSink::begin(
+        disk.clone(),
+        &plan(Path::new(""), 1),
+        0,
+        1 << 20,
+        Arc::default(),
+    ));
     let mut sink = Sink::File(sink.unwrap());
     let mut stager = Stager { head: 0 };
     let staged = stager.stage(&sink, b"{}\n");
@@ -337,7 +345,13 @@ fn a_full_disk_is_told_apart_and_the_sink_goes_on_when_space_returns() {
         }
         _ => Verdict::Go,
     });
-    let sink = block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 1 << 20, Arc::default()));
+    let sink = block_on(FileSink::begin(
+        disk.clone(),
+        &plan(Path::new(""), 1),
+        0,
+        1 << 20,
+        Arc::default(),
+    ));
     let mut sink = Sink::File(sink.unwrap());
     let mut stager = Stager { head: 0 };
     let line = [vec![b'x'; 3000], b"\n".to_vec()].concat();
@@ -351,7 +365,7 @@ fn a_full_disk_is_told_apart_and_the_sink_goes_on_when_space_returns() {
     }
     assert_eq!(sink.watermarks().written.offset, 6 * 3001);
     block_on(sink.close()).unwrap();
-    assert!(disk.files()[0].1.bytes == line.repeat(6));
+    assert!(disk.files(|file| file.bytes.clone())[0].1 == line.repeat(6));
 }
 
 #[test]
@@ -365,7 +379,8 @@ fn a_segment_that_could_not_be_prepared_ahead_is_tried_again_at_the_rotation() {
         }
         Verdict::Go
     });
-    let sink = block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 7), 0, 8192, Arc::default()));
+    let sink =
+        block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 7), 0, 8192, Arc::default()));
     let mut sink = Sink::File(sink.unwrap());
     let mut stager = Stager { head: 0 };
     let line = [vec![b'x'; 4999], b"\n".to_vec()].concat();
@@ -379,7 +394,7 @@ fn a_segment_that_could_not_be_prepared_ahead_is_tried_again_at_the_rotation() {
     write(&mut sink).unwrap();
     assert_eq!(sink.watermarks().written, Position { segment: 8, offset: 5000 });
     block_on(sink.close()).unwrap();
-    let names: Vec<_> = disk.files().into_iter().map(|(path, _)| path).collect();
+    let names: Vec<_> = disk.files(|_| ()).into_iter().map(|(path, ())| path).collect();
     let shard = segments::shard_directory(Path::new(""), 0);
     assert_eq!(names, [shard.join(segments::file_name(7)), shard.join(segments::file_name(8))]);
 }
@@ -389,10 +404,10 @@ fn recovered(root: &Path, offered: &[u8]) -> (Vec<u8>, RecoveryReport) {
     let log_dir = LogDir::open(root, 1).unwrap();
     let report = log_dir.recovery().clone();
     let files = read_all(&segments::shard_directory(root, 0));
-    let kept = files.concat_bytes_without_padding();
+    let kept = unpadded(&files);
     let mut offered = offered.split_inclusive(|&byte| byte == b'\n');
     for line in kept.split_inclusive(|&byte| byte == b'\n') {
-        assert!(offered.any(|offered| offered == line), "what was not offered: {line:?}");
+        assert!(offered.any(|offered| offered == line), "not offered: {}", line.escape_ascii());
     }
     drop(log_dir);
     let again = LogDir::open(root, 1).unwrap();
