@@ -111,9 +111,7 @@ pub struct SyncError {
 }
 
 /// Where a shard's batches go.
-// One a shard, moved once: the size of the larger variant costs nothing.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a shard")]
 pub enum Sink<D: Disk> {
     /// Segments below LOG_DIR.
     File(FileSink<D>),

@@ -199,8 +199,7 @@ impl Disk for RealDisk {
 fn is_in_memory(path: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    rustix::fs::statfs(path)
-        .is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&i64::from(system.f_type)))
+    rustix::fs::statfs(path).is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system.f_type))
 }
 
 #[cfg(test)]

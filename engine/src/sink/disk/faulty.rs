@@ -47,10 +47,12 @@ pub(crate) enum Verdict {
 #[derive(Clone)]
 pub(crate) struct FaultyDisk(Rc<RefCell<State>>);
 
+type Judge = dyn FnMut(&Path, &Operation) -> Verdict;
+
 struct State {
     files: BTreeMap<PathBuf, Rc<RefCell<Contents>>>,
     log: Vec<(PathBuf, Operation, Verdict)>,
-    judge: Box<dyn FnMut(&Path, &Operation) -> Verdict>,
+    judge: Box<Judge>,
 }
 
 /// A file: what a reader sees, and what a power loss leaves.
