@@ -1,1 +1,367 @@
-//! stub
+//! Logboom's load generator: sends log messages by a plan, measures each from the moment it was
+//! due, and loses nothing from the count.
+//!
+//! [`run`] takes a [`Config`] and gives an [`Outcome`]. Owns the coordinator: it starts the shards,
+//! merges what they tell each second, decides when a dead target or a signal ends the run, and sums
+//! up. Prints nothing and reads no environment; `main` does the one, `config` the other.
+//!
+//! ```text
+//! main > lib > shard > worker > {dispatch, pool, hammer} > {plan, measure, clock} > proto
+//! ```
+//!
+//! Invariant: `offered = sent + unsent` and `sent = ok + filtered + error + unanswered`, in every
+//! summary, however the run ended.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use proto::hello::Welcome;
+use runtime::cpus::Cpus;
+use runtime::shards::Shard;
+use runtime::stop::{Cause, Stop};
+use runtime::{exit_code, nofile, shards, uring};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::measure::environment::{Environment, Granted};
+use crate::measure::ledger::Ledger;
+use crate::measure::progress::Series;
+use crate::measure::recorder::Totals;
+use crate::measure::resources::{Cpu, Resources};
+use crate::measure::summary::{
+    LatencySummaries, Load, Rate, SCHEMA_VERSION, Summary, Tool, Verdict,
+};
+use crate::plan::payloads::Payloads;
+use crate::plan::random::Random;
+use crate::plan::schedule::Schedule;
+use crate::shard::{News, Orders, Report};
+
+mod clock;
+pub mod config;
+mod dispatch;
+mod error;
+mod hammer;
+pub mod measure;
+pub mod plan;
+mod pool;
+mod shard;
+mod worker;
+
+pub use config::{Args, Config};
+pub use error::Error;
+pub use measure::ledger::LedgerConnection;
+pub use measure::progress::Progress;
+pub use measure::{ledger, summary};
+
+/// What a run leaves behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// All figures.
+    pub summary: Summary,
+    /// Which messages were acknowledged; empty unless `config.ledger`.
+    pub ledger: Ledger,
+    /// The exit code that the verdict asks for; 130 and 143 tell which signal interrupted.
+    pub exit_code: u8,
+    /// What a person should know beside the figures, such as why no connection was had.
+    pub remarks: Vec<String>,
+}
+
+/// How often the coordinator looks at the stop request.
+const GLANCE: Duration = Duration::from_millis(20);
+/// News that wait for the coordinator, for each shard: a minute of seconds.
+const NEWS_PER_SHARD: usize = 64;
+/// A shard looks at its rings this often at least, so that a busy one keeps its time.
+const PREEMPT: Duration = Duration::from_millis(1);
+/// glommio registers this much for file I/O, of which there is none.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+const RING_DEPTH: std::ops::RangeInclusive<usize> = 128..=4096;
+
+/// Runs the load of `config` until it is over, or `stop` is requested; tells `progress` once a
+/// second, on this thread.
+///
+/// # Errors
+/// The run cannot begin: usage, resolution, io_uring. What happens later is part of the outcome.
+pub fn run(
+    config: &Config,
+    stop: &Stop,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Outcome, Error> {
+    config.check()?;
+    let cpus = Cpus::detect().map_err(Error::Cpus)?;
+    let config = resolve(config, &cpus);
+    let addresses = addresses(&config)?;
+    uring::probe()?;
+    nofile::raise();
+
+    let halt = Stop::new();
+    let (orders, news, go) = orders(&config, addresses, &halt);
+    let plan = shards::Plan {
+        name: "loadgen",
+        count: config.shards,
+        cpus: cpus.affinity.clone(),
+        preempt: PREEMPT,
+        ring_depth: (config.concurrency.div_ceil(config.shards) * 2)
+            .next_power_of_two()
+            .clamp(*RING_DEPTH.start(), *RING_DEPTH.end()),
+        io_memory_bytes: IO_MEMORY_BYTES,
+    };
+    let orders = Arc::new(orders);
+    let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
+
+    let mut coordinator = Coordinator::new(&config, &halt);
+    coordinator.await_ready(&news);
+    let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
+    let cpu = Cpu::now();
+    let started_at = jiff::Timestamp::now();
+    let clock = Clock::start();
+    for _ in 0..config.shards {
+        go.try_send(clock).expect("there is room for every shard");
+    }
+    coordinator.follow(&news, stop, progress);
+    let reports: Vec<Report> = shards.into_iter().map(Shard::join).collect();
+    let resources = Resources::since(cpu);
+    Ok(sum_up(&config, coordinator, reports, environment, started_at, resources))
+}
+
+/// The configuration with nothing left open.
+fn resolve(config: &Config, cpus: &Cpus) -> Config {
+    let mut config = config.clone();
+    if config.shards == 0 {
+        config.shards = cpus.shards_default();
+    }
+    // A shard without a worker would only wake and sleep.
+    config.shards = config.shards.min(config.concurrency);
+    config.run_id.get_or_insert_with(|| {
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let pid = u64::from(std::process::id());
+        let entropy = u64::try_from(now & i128::from(u64::MAX)).unwrap_or_default();
+        format!("{:08x}", Random::new(entropy ^ pid.rotate_left(32)).next_u64() >> 32)
+    });
+    config
+}
+
+fn addresses(config: &Config) -> Result<Vec<SocketAddr>, Error> {
+    let host = &config.server_host;
+    let failed = |source| Error::Resolve { host: host.clone(), source };
+    let found = (host.as_str(), config.server_port).to_socket_addrs().map_err(failed)?;
+    let addresses: Vec<SocketAddr> = found.collect();
+    if addresses.is_empty() {
+        return Err(failed(std::io::Error::other("the name has no address")));
+    }
+    Ok(addresses)
+}
+
+type Channels = (Vec<Orders>, Receiver<News>, async_channel::Sender<Clock>);
+
+/// What each shard is told.
+fn orders(config: &Config, addresses: Vec<SocketAddr>, halt: &Stop) -> Channels {
+    let (news, receiver) = sync_channel(NEWS_PER_SHARD * config.shards);
+    let (go, ready) = async_channel::bounded(config.shards);
+    let schedule = config.schedule();
+    let bounds = config.bounds();
+    let workers = config.concurrency as u64;
+    let (batch_size, first, rest) = match schedule {
+        Schedule::Closed => dispatch::cut(bounds.total, workers, config.batch_size),
+        Schedule::Constant(_) => (config.batch_size, vec![0; config.concurrency], 0),
+    };
+    let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
+    let run_id = config.run_id.as_deref().expect("resolved");
+    let payloads = Payloads::new(config.seed, run_id);
+    let orders = (0..config.shards)
+        .map(|shard| {
+            let first: Vec<u64> =
+                first.iter().skip(shard).step_by(config.shards).copied().collect();
+            Orders {
+                shard,
+                shards: config.shards,
+                workers: first.len(),
+                schedule,
+                bounds,
+                batch_size,
+                first,
+                rest: rest.clone(),
+                payloads: payloads.clone(),
+                addresses: addresses.clone(),
+                hello: config.hello(),
+                seed: config.seed,
+                reply_timeout: config.reply_timeout_secs,
+                connect_timeout: config.connect_timeout_secs,
+                keeps_ledger: config.ledger,
+                halt: halt.clone(),
+                news: news.clone(),
+                go: ready.clone(),
+            }
+        })
+        .collect();
+    (orders, receiver, go)
+}
+
+/// Follows the shards from the main thread.
+struct Coordinator<'a> {
+    halt: &'a Stop,
+    series: Series,
+    ended: Vec<bool>,
+    is_target_down: Vec<bool>,
+    is_unreachable: bool,
+}
+
+impl<'a> Coordinator<'a> {
+    fn new(config: &Config, halt: &'a Stop) -> Coordinator<'a> {
+        let is_open_loop = config.schedule() != Schedule::Closed;
+        Coordinator {
+            halt,
+            series: Series::new(config.shards, is_open_loop),
+            ended: vec![false; config.shards],
+            is_target_down: vec![false; config.shards],
+            is_unreachable: false,
+        }
+    }
+
+    fn await_ready(&self, news: &Receiver<News>) {
+        for _ in &self.ended {
+            // A closed channel means that the shards have panicked; joining them says so.
+            if news.recv().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Until every shard has ended.
+    fn follow(&mut self, news: &Receiver<News>, stop: &Stop, progress: &mut dyn FnMut(&Progress)) {
+        while self.ended.iter().any(|ended| !ended) {
+            if let Some(cause @ (Cause::Interrupt | Cause::Terminate)) = stop.cause() {
+                self.halt.request(cause);
+            }
+            match news.recv_timeout(GLANCE) {
+                Ok(news) => self.take(news, progress),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, news: News, progress: &mut dyn FnMut(&Progress)) {
+        match news {
+            News::Ready => {}
+            News::Second { shard, index, second } => {
+                self.series.close(shard, index, *second).iter().for_each(progress);
+            }
+            News::TargetDown { shard, is_down } => self.is_target_down[shard] = is_down,
+            News::Ended { shard, tail } => {
+                self.ended[shard] = true;
+                self.series.end(shard, *tail).iter().for_each(progress);
+            }
+        }
+        let mut running = self.is_target_down.iter().zip(&self.ended).filter(|(_, ended)| !**ended);
+        let is_down = running.clone().next().is_some() && running.all(|(down, _)| *down);
+        if is_down && !self.halt.is_requested() {
+            self.is_unreachable = true;
+            self.halt.request(Cause::Done);
+        }
+    }
+}
+
+fn sum_up(
+    config: &Config,
+    coordinator: Coordinator<'_>,
+    reports: Vec<Report>,
+    mut environment: Environment,
+    started_at: jiff::Timestamp,
+    resources: Resources,
+) -> Outcome {
+    let Coordinator { halt, series, is_unreachable, .. } = coordinator;
+    let mut totals = Totals::default();
+    let mut load_ended_ns = 0;
+    let run_id = config.run_id.clone().expect("resolved");
+    let mut ledger = Ledger { run_id, connections: Vec::new() };
+    let (mut last_failure, mut welcome) = (None, None);
+    for report in reports {
+        totals.add(&report.totals);
+        load_ended_ns = load_ended_ns.max(report.load_ended_ns);
+        ledger.connections.extend(report.ledger);
+        last_failure = report.last_failure.or(last_failure);
+        welcome = report.welcome.or(welcome);
+    }
+    ledger.connections.sort_by_key(|connection| connection.conn);
+
+    let load = Load::new(&totals.counts);
+    let cause = halt.cause().filter(|cause| *cause != Cause::Done);
+    let duration_ns = load_ended_ns.max(totals.last_answer_ns);
+    // By the schedule, load is offered until the message behind the last one would be due.
+    let offering_ns = match config.schedule() {
+        Schedule::Closed => duration_ns,
+        Schedule::Constant(_) if halt.is_requested() => load_ended_ns,
+        Schedule::Constant(schedule) => config.bounds().end_ns(schedule),
+    };
+    let verdict = match cause {
+        _ if is_unreachable => Verdict::Unreachable,
+        Some(_) => Verdict::Interrupted,
+        None if load.error_rate() > config.max_error_rate => Verdict::Fail,
+        None => Verdict::Pass,
+    };
+    let mut remarks = Vec::new();
+    if is_unreachable {
+        let reason = last_failure.unwrap_or_default();
+        remarks.push(format!(
+            "no connection to {} for {} s (CONNECT_TIMEOUT_SECS): {reason}",
+            config.target(),
+            config.connect_timeout_secs.as_secs_f64(),
+        ));
+    } else if verdict == Verdict::Fail {
+        remarks.push(format!(
+            "{:.2} % of the messages failed, more than {:.2} % (MAX_ERROR_RATE)",
+            load.error_rate() * 100.0,
+            config.max_error_rate * 100.0
+        ));
+    }
+    if let Some(welcome) = &welcome {
+        remarks.extend(less_than_asked(config, welcome));
+    }
+    environment.granted = welcome.map(|welcome| Granted {
+        replies: welcome.replies.to_string(),
+        durability: welcome.durability.to_string(),
+    });
+    let summary = Summary {
+        schema_version: SCHEMA_VERSION,
+        tool: Tool {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        verdict,
+        config: serde_json::to_value(config).expect("a config is plain data"),
+        seed: config.seed,
+        environment,
+        started_at: started_at.to_string(),
+        duration_ns,
+        load,
+        rate: Rate {
+            offered_per_s: per_second(load.offered, offering_ns),
+            achieved_per_s: per_second(load.ok + load.filtered, duration_ns),
+        },
+        latency: LatencySummaries::new(&totals.latencies),
+        errors: totals.counts.errors,
+        resources,
+        series: series.finish(duration_ns),
+    };
+    let exit_code = match (verdict, cause) {
+        (Verdict::Pass, _) => exit_code::PASS,
+        (Verdict::Fail, _) => exit_code::THRESHOLD,
+        (Verdict::Invalid, _) => exit_code::INVALID,
+        (Verdict::Unreachable, _) => exit_code::UNREACHABLE,
+        (Verdict::Interrupted, cause) => cause.unwrap_or(Cause::Interrupt).exit_code(),
+    };
+    Outcome { summary, ledger, exit_code, remarks }
+}
+
+/// The server may grant less than was asked; then `ok` means less than was asked.
+fn less_than_asked(config: &Config, welcome: &Welcome) -> Option<String> {
+    let asked = config.durability.filter(|asked| welcome.durability < *asked)?;
+    Some(format!("asked for {asked} (DURABILITY), the target grants {}", welcome.durability))
+}
+
+fn per_second(count: u64, duration_ns: u64) -> f64 {
+    if duration_ns == 0 { 0.0 } else { count as f64 * 1e9 / duration_ns as f64 }
+}

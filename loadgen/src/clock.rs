@@ -1,0 +1,36 @@
+//! Time as the run counts it: nanoseconds since its start, monotonic.
+//!
+//! The only file that reads the clock for a measurement; every shard has a copy with the same
+//! origin. The wall clock is read once, so that a step of it bends no figure.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The clock of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+    origin_unix_ns: u64,
+}
+
+impl Clock {
+    /// A run that starts now.
+    pub(crate) fn start() -> Clock {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { origin: Instant::now(), origin_unix_ns: nanos(unix) }
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now_ns(&self) -> u64 {
+        nanos(self.origin.elapsed())
+    }
+
+    /// The wall clock at `run_ns`, nanoseconds since 1970.
+    pub(crate) fn unix_ns(&self, run_ns: u64) -> u64 {
+        self.origin_unix_ns.saturating_add(run_ns)
+    }
+}
+
+/// A duration in nanoseconds, at most 584 years.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,41 @@
+//! What keeps a run from happening; what happens within a run is a count.
+
+use std::io;
+
+use runtime::exit_code;
+
+/// Why there is no summary.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value that makes no sense, or not together with another one.
+    #[error("{0}")]
+    Usage(String),
+    /// The name does not resolve.
+    #[error("cannot resolve {host} (SERVER_HOST): {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
+    /// The machine does not let us ask for our cpus.
+    #[error("cannot read the cpu affinity of this process: {0}")]
+    Cpus(io::Error),
+    /// io_uring is refused.
+    #[error(transparent)]
+    Uring(#[from] runtime::uring::Refused),
+    /// The shards cannot start.
+    #[error(transparent)]
+    Shards(#[from] runtime::shards::StartError),
+}
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => exit_code::USAGE,
+            Error::Resolve { .. } => exit_code::UNREACHABLE,
+            Error::Cpus(_) | Error::Uring(_) | Error::Shards(_) => exit_code::CANNOT_START,
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! What carries messages to a target: one file a protocol, behind one trait.
+//!
+//! Owns the contract between the worker and a protocol. A [`Hammer`] moves bytes and tells its
+//! [`Batch`] what happened (`before_write`, `wrote`, `after_read`, `answered`); the batch reads the
+//! clock and records, so that no protocol times itself, and no message costs a channel or an
+//! allocation. Replies come in as they are read: each read has a `done` of its own.
+//! Leaves connections to the pool, and schedules and counting to `plan` and `measure`.
+//!
+//! Invariant: `answered <= written <= encoded <= count`, and when a batch is closed each of its
+//! messages is settled exactly once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::hello::{Hello, Welcome};
+
+use crate::clock::Clock;
+use crate::measure::ledger::LedgerConnection;
+use crate::measure::recorder::{Answer, Moment, Recorder, code};
+use crate::plan::payloads::{Author, Payloads, Stamp};
+use crate::plan::schedule::{Constant, Part};
+
+mod replies;
+pub(crate) mod tcp;
+
+/// A protocol. `!Send`: it lives on one shard.
+pub(crate) trait Hammer: Sized + 'static {
+    /// Opens a connection, ready for its first batch.
+    fn connect(
+        target: &Target,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Self, NoConnection>>;
+
+    /// Sends the whole batch and takes the replies, until every message is answered.
+    ///
+    /// Cancelled by dropping the future; the connection is then dropped, too.
+    fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>)
+    -> impl Future<Output = Result<(), Broken>>;
+}
+
+/// Where to connect, and what to ask for.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Every address that the name resolved to, at least one.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Sent first where something other than the server's defaults is asked for.
+    pub(crate) hello: Option<Hello>,
+    /// The address that answered last is tried first.
+    pub(crate) preferred: Cell<usize>,
+    /// The latest answer to our hello.
+    pub(crate) welcome: RefCell<Option<Welcome>>,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(crate) struct NoConnection {
+    /// `refused`, or what the server said.
+    pub(crate) code: String,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+impl NoConnection {
+    pub(crate) fn refused(reason: impl ToString) -> NoConnection {
+        NoConnection { code: code::REFUSED.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// Why a connection cannot go on. What the batch has not settled yet fails with [`Self::code`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// It was closed while idle, before anything of this batch was sent: try another one.
+    Stale,
+    /// Closed or reset with messages unanswered.
+    Reset,
+    /// A reply to nothing, or one that cannot be understood.
+    Mismatch,
+    /// The server said why it ends the connection.
+    Fatal(String),
+}
+
+impl Broken {
+    pub(crate) fn code(&self) -> &str {
+        match self {
+            Broken::Stale | Broken::Reset => code::RESET,
+            Broken::Mismatch => code::MISMATCH,
+            Broken::Fatal(code) => code,
+        }
+    }
+}
+
+/// Bytes asked of a read. Replies are 16 bytes, so this is 16,384 of them.
+const READ_BYTES: usize = 256 * 1024;
+
+/// What a shard lends to its hammers for the length of one poll, so that ten thousand idle
+/// connections need no buffers.
+pub(crate) struct Kit {
+    pub(crate) payloads: Payloads,
+    pub(crate) read: RefCell<Box<[u8]>>,
+    pub(crate) write: RefCell<Vec<u8>>,
+    /// The time in the next messages; its date is rendered once a second.
+    pub(crate) stamp: RefCell<Stamp>,
+}
+
+impl Kit {
+    pub(crate) fn new(payloads: Payloads) -> Kit {
+        Kit {
+            payloads,
+            read: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            write: RefCell::default(),
+            stamp: RefCell::default(),
+        }
+    }
+}
+
+/// Who a connection is in its messages, and what became of them.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    author: Author,
+    next_seq: u64,
+    /// Ranges only if they are asked for; `conn` and `sent` always.
+    ledger: LedgerConnection,
+    keeps_ledger: bool,
+    /// Writes whose messages are not all answered: up to which message of the batch, and when.
+    writes: VecDeque<Write>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    end: u64,
+    at_ns: u64,
+}
+
+impl Identity {
+    pub(crate) fn new(conn: u64, keeps_ledger: bool) -> Identity {
+        Identity {
+            author: Author::new(conn),
+            next_seq: 0,
+            ledger: LedgerConnection { conn, ..LedgerConnection::default() },
+            keeps_ledger,
+            writes: VecDeque::with_capacity(16),
+        }
+    }
+
+    pub(crate) fn into_ledger(self) -> Option<LedgerConnection> {
+        (self.keeps_ledger && self.ledger.sent > 0).then_some(self.ledger)
+    }
+}
+
+/// When the messages of a batch are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dues {
+    /// All at once: the worker was free.
+    Same(u64),
+    /// Message i is the part's message `first + i`.
+    Scheduled { schedule: Constant, part: Part, first: u64 },
+}
+
+/// Messages that a worker takes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) count: u64,
+    pub(crate) dues: Dues,
+}
+
+impl Claim {
+    /// When its message `index` is due.
+    pub(crate) fn due_ns(&self, index: u64) -> u64 {
+        match self.dues {
+            Dues::Same(due_ns) => due_ns,
+            Dues::Scheduled { schedule, part, first } => {
+                schedule.due_ns(part.number(first + index))
+            }
+        }
+    }
+
+    /// Calls `each(due_ns, n)` for the messages `range`, in runs that are due together.
+    fn runs(&self, range: std::ops::Range<u64>, mut each: impl FnMut(u64, u64)) {
+        match self.dues {
+            Dues::Same(due_ns) => each(due_ns, range.end - range.start),
+            Dues::Scheduled { .. } => range.for_each(|index| each(self.due_ns(index), 1)),
+        }
+    }
+
+    /// Counts all of it as failed without a connection.
+    pub(crate) fn refuse(self, recorder: &mut Recorder, code: &str, at_ns: u64) {
+        recorder.taken(self.count);
+        recorder.failed(code, self.count);
+        self.runs(0..self.count, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
+    }
+}
+
+/// The messages that a connection carries: at most one batch a connection.
+pub(crate) struct Batch<'a> {
+    claim: Claim,
+    clock: Clock,
+    recorder: &'a RefCell<Recorder>,
+    identity: &'a mut Identity,
+    /// When a reply came, or the batch began; the watchdog reads it.
+    progress_ns: &'a Cell<u64>,
+    first_seq: u64,
+    encoded: u64,
+    written: u64,
+    answered: u64,
+    has_progressed: bool,
+    write_ns: u64,
+    read_ns: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch that begins now; its messages count as sent unless it is withdrawn.
+    pub(crate) fn begin(
+        claim: Claim,
+        clock: Clock,
+        recorder: &'a RefCell<Recorder>,
+        identity: &'a mut Identity,
+        progress_ns: &'a Cell<u64>,
+    ) -> Batch<'a> {
+        assert!(identity.writes.is_empty(), "one batch a connection");
+        recorder.borrow_mut().taken(claim.count);
+        let now_ns = clock.now_ns();
+        progress_ns.set(now_ns);
+        let first_seq = identity.next_seq;
+        Batch {
+            claim,
+            clock,
+            recorder,
+            identity,
+            progress_ns,
+            first_seq,
+            encoded: 0,
+            written: 0,
+            answered: 0,
+            has_progressed: false,
+            write_ns: now_ns,
+            read_ns: now_ns,
+        }
+    }
+
+    /// Appends the next messages to `out`, as many as keep it within `bytes_max` (at least one).
+    pub(crate) fn encode(&mut self, kit: &Kit, out: &mut Vec<u8>, bytes_max: usize) {
+        let line_bytes_max = kit.payloads.line_bytes_max();
+        out.reserve(bytes_max.max(out.len() + line_bytes_max) - out.len());
+        let stamp = &mut *kit.stamp.borrow_mut();
+        stamp.set(self.clock.unix_ns(self.clock.now_ns()));
+        let full = bytes_max.saturating_sub(line_bytes_max);
+        while self.encoded < self.claim.count {
+            let seq = self.first_seq + self.encoded;
+            kit.payloads.append(out, stamp, &self.identity.author, seq);
+            self.encoded += 1;
+            if out.len() > full {
+                break;
+            }
+        }
+    }
+
+    /// Messages not encoded yet.
+    pub(crate) fn unencoded(&self) -> u64 {
+        self.claim.count - self.encoded
+    }
+
+    /// Messages encoded whose last byte is not written yet.
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.encoded - self.written
+    }
+
+    /// Nothing of it has been written yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.encoded == 0
+    }
+
+    /// Every message is answered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.answered == self.claim.count
+    }
+
+    /// Whether a reply came for any of it.
+    pub(crate) fn has_progressed(&self) -> bool {
+        self.has_progressed
+    }
+
+    /// Called just before a write.
+    pub(crate) fn before_write(&mut self) {
+        self.write_ns = self.clock.now_ns();
+    }
+
+    /// That write took the last bytes of `n` more messages.
+    pub(crate) fn wrote(&mut self, n: u64) {
+        if n == 0 {
+            return;
+        }
+        let range = self.written..self.written + n;
+        assert!(range.end <= self.encoded, "only what was encoded is written");
+        let recorder = &mut *self.recorder.borrow_mut();
+        self.claim.runs(range.clone(), |due_ns, n| recorder.sent(due_ns, self.write_ns, n));
+        self.written = range.end;
+        self.identity.writes.push_back(Write { end: range.end, at_ns: self.write_ns });
+    }
+
+    /// Called just after a read.
+    pub(crate) fn after_read(&mut self) {
+        self.read_ns = self.clock.now_ns();
+    }
+
+    /// Messages that are written and wait for a reply.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.written - self.answered
+    }
+
+    /// The next `n` messages were answered in that read.
+    pub(crate) fn answered(&mut self, answer: Answer, n: u64) {
+        assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        let first = self.first_seq + self.answered;
+        let done_ns = self.read_ns;
+        let recorder = &mut *self.recorder.borrow_mut();
+        recorder.answered(answer, n);
+        settle(&self.claim, self.identity, &mut self.answered, n, |due_ns, sent_ns, n| {
+            recorder.times(Moment { due_ns, sent_ns, done_ns }, n);
+        });
+        if answer == Answer::Ok && self.identity.keeps_ledger {
+            self.identity.ledger.acknowledge(first, n);
+        }
+        self.progress_ns.set(done_ns);
+        self.has_progressed = true;
+    }
+
+    /// The next `n` messages were answered with an error in that read.
+    pub(crate) fn rejected(&mut self, code: &str, n: u64) {
+        assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        let done_ns = self.read_ns;
+        let recorder = &mut *self.recorder.borrow_mut();
+        recorder.failed(code, n);
+        recorder.heard(done_ns);
+        settle(&self.claim, self.identity, &mut self.answered, n, |due_ns, sent_ns, n| {
+            recorder.censored(due_ns, Some(sent_ns), done_ns, n);
+        });
+        self.progress_ns.set(done_ns);
+        self.has_progressed = true;
+    }
+
+    /// What is not settled yet fails with `code`.
+    pub(crate) fn fail(&mut self, code: &str) {
+        self.recorder.borrow_mut().failed(code, self.claim.count - self.answered);
+        self.abandon();
+    }
+
+    /// What is not settled yet was not answered when the run gave up waiting.
+    pub(crate) fn give_up(&mut self) {
+        self.recorder.borrow_mut().unanswered(self.claim.count - self.answered);
+        self.abandon();
+    }
+
+    fn abandon(&mut self) {
+        let at_ns = self.clock.now_ns();
+        let recorder = &mut *self.recorder.borrow_mut();
+        let unanswered = self.written - self.answered;
+        settle(&self.claim, self.identity, &mut self.answered, unanswered, |due_ns, sent_ns, n| {
+            recorder.censored(due_ns, Some(sent_ns), at_ns, n);
+        });
+        let never_written = self.written..self.claim.count;
+        self.claim.runs(never_written, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
+        self.answered = self.claim.count;
+    }
+
+    /// Takes a batch back of which nothing was written: another connection will carry it.
+    pub(crate) fn withdraw(self) {
+        assert!(self.is_fresh(), "what was encoded may have been sent");
+        self.recorder.borrow_mut().returned(self.claim.count);
+    }
+
+    /// Ends a settled batch.
+    pub(crate) fn close(self) {
+        assert!(self.is_settled(), "a batch ends when every message is settled");
+        debug_assert!(self.identity.writes.is_empty());
+        self.identity.next_seq = self.first_seq + self.claim.count;
+        self.identity.ledger.sent = self.identity.next_seq;
+    }
+}
+
+/// Gives `each` the due and sent times of the next `n` answered messages, in runs.
+fn settle(
+    claim: &Claim,
+    identity: &mut Identity,
+    answered: &mut u64,
+    n: u64,
+    mut each: impl FnMut(u64, u64, u64),
+) {
+    let end = *answered + n;
+    while *answered < end {
+        let write = identity.writes.front().expect("what is answered was written");
+        let (run_end, sent_ns) = (write.end.min(end), write.at_ns);
+        claim.runs(*answered..run_end, |due_ns, n| each(due_ns, sent_ns, n));
+        if run_end == write.end {
+            identity.writes.pop_front();
+        }
+        *answered = run_end;
+    }
+}

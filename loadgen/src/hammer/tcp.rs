@@ -1,0 +1,228 @@
+//! NDJSON over TCP: a line a message, a line a reply, in order.
+//!
+//! Owns one stream and the bytes that the socket did not take yet.
+//! Writes and reads in one poll: a server whose replies are not read stops reading, and a client
+//! that only writes would wait for it for ever.
+//! Invariant: a reply is counted only for a message that was written before it was read; a chunk of
+//! replies that answers more than was asked counts as nothing but a mismatch.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_lite::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, FutureExt as _};
+use glommio::net::TcpStream;
+use proto::hello::{Hello, Replies, Welcome};
+use proto::reply::{OwnedReply, Status};
+
+use super::replies::{CODE_MISSING, Kind, REPLY_BYTES_MAX, ReplyLines, Run};
+use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
+
+/// Bytes handed to one write: large enough that the system call is a small part of the cost.
+const WRITE_BYTES: usize = 128 * 1024;
+/// Writes in one poll, so that a huge batch lets others of its shard through.
+const WRITES_PER_POLL: u32 = 8;
+/// A connection.
+pub(crate) struct Tcp {
+    stream: TcpStream,
+    /// What the socket did not take of the last write.
+    pending: Vec<u8>,
+    pending_at: usize,
+    /// A write has failed: only the server's last words are still read.
+    is_write_broken: bool,
+    replies: ReplyLines,
+}
+
+impl Hammer for Tcp {
+    async fn connect(target: &Target, timeout: Duration) -> Result<Tcp, NoConnection> {
+        let mut last = NoConnection::refused("no address");
+        let count = target.addresses.len();
+        for offset in 0..count {
+            let index = (target.preferred.get() + offset) % count;
+            let address = target.addresses[index];
+            let opened = TcpStream::connect_timeout(address, timeout).await;
+            match opened.map_err(io::Error::from) {
+                Ok(stream) => {
+                    target.preferred.set(index);
+                    // Refused only by a socket that is broken already; the first hit will see it.
+                    let _ = stream.set_nodelay(true);
+                    let mut tcp = Tcp::new(stream);
+                    if let Some(hello) = &target.hello {
+                        let welcome = tcp
+                            .greet(hello)
+                            .or(async {
+                                glommio::timer::sleep(timeout).await;
+                                Err(NoConnection::refused("no answer to the hello in time"))
+                            })
+                            .await?;
+                        target.welcome.replace(Some(welcome));
+                    }
+                    return Ok(tcp);
+                }
+                Err(error) => {
+                    last = NoConnection::refused(format!("cannot connect to {address}: {error}"));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
+        poll_fn(|cx| self.poll_hit(cx, kit, batch)).await
+    }
+}
+
+impl Tcp {
+    fn new(stream: TcpStream) -> Tcp {
+        Tcp {
+            stream,
+            pending: Vec::new(),
+            pending_at: 0,
+            is_write_broken: false,
+            replies: ReplyLines::default(),
+        }
+    }
+
+    /// Asks for what is not the default; nothing else has been sent, so nothing else comes.
+    async fn greet(&mut self, hello: &Hello) -> Result<Welcome, NoConnection> {
+        let mut line = Vec::new();
+        hello.write(&mut line);
+        let broken = |error: io::Error| NoConnection::refused(format!("during the hello: {error}"));
+        self.stream.write_all(&line).await.map_err(broken)?;
+        let mut answer = Vec::new();
+        let mut chunk = [0; 1024];
+        while !answer.ends_with(b"\n") {
+            let n = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut chunk))
+                .await
+                .map_err(broken)?;
+            if n == 0 || answer.len() > REPLY_BYTES_MAX {
+                return Err(NoConnection::refused("the target does not answer a hello"));
+            }
+            answer.extend_from_slice(&chunk[..n]);
+        }
+        if let Ok(OwnedReply { status: Status::Error, code, reason, .. }) =
+            OwnedReply::parse(&answer)
+        {
+            let code = code.unwrap_or_else(|| CODE_MISSING.to_owned());
+            let reason = format!("hello refused: {code}: {}", reason.unwrap_or_default());
+            return Err(NoConnection { code, reason });
+        }
+        let welcome = Welcome::parse(&answer)
+            .map_err(|error| NoConnection::refused(format!("answer to the hello: {error}")))?;
+        if welcome.version != hello.version || welcome.replies == Replies::None {
+            return Err(NoConnection::refused(format!(
+                "the target grants version {} with replies \"{}\", which cannot be counted",
+                welcome.version, welcome.replies
+            )));
+        }
+        Ok(welcome)
+    }
+
+    fn poll_hit(
+        &mut self,
+        cx: &mut Context<'_>,
+        kit: &Kit,
+        batch: &mut Batch<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        if batch.is_fresh() {
+            self.check_idle(cx, kit)?;
+        }
+        if !self.is_write_broken {
+            self.write(cx, kit, batch);
+        }
+        while !batch.is_settled() {
+            let read = &mut *kit.read.borrow_mut();
+            let n = match ready!(Pin::new(&mut self.stream).poll_read(cx, read)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Reset)),
+                Ok(n) => n,
+            };
+            batch.after_read();
+            self.take_replies(&read[..n], batch)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What an idle connection has to say is that it is closed, or a reply that nobody asked for.
+    /// Costs no system call while the poll that glommio armed is quiet.
+    fn check_idle(&mut self, cx: &mut Context<'_>, kit: &Kit) -> Result<(), Broken> {
+        let read = &mut *kit.read.borrow_mut();
+        match Pin::new(&mut self.stream).poll_read(cx, read) {
+            Poll::Pending if self.replies.is_between_lines() => Ok(()),
+            Poll::Ready(Ok(0) | Err(_)) => Err(Broken::Stale),
+            Poll::Pending => Err(Broken::Mismatch),
+            Poll::Ready(Ok(n)) => match self.replies.feed(&read[..n]) {
+                // An idle timeout, a shutdown: said before anything of this batch was sent.
+                Ok([Run { reply: Kind::Fatal(_), .. }]) => Err(Broken::Stale),
+                _ => Err(Broken::Mismatch),
+            },
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    fn write(&mut self, cx: &mut Context<'_>, kit: &Kit, batch: &mut Batch<'_>) {
+        let fresh = &mut *kit.write.borrow_mut();
+        for _ in 0..WRITES_PER_POLL {
+            let is_pending = self.pending_at < self.pending.len();
+            if !is_pending {
+                if batch.unencoded() == 0 {
+                    return;
+                }
+                fresh.clear();
+                batch.encode(kit, fresh, WRITE_BYTES);
+            }
+            let bytes = if is_pending { &self.pending[self.pending_at..] } else { &fresh[..] };
+            batch.before_write();
+            let n = match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(_)) => {
+                    self.is_write_broken = true;
+                    return;
+                }
+                Poll::Pending => {
+                    if !is_pending {
+                        self.keep(fresh);
+                    }
+                    return;
+                }
+            };
+            if n == bytes.len() {
+                batch.wrote(batch.unwritten());
+                self.pending.clear();
+                self.pending_at = 0;
+                continue;
+            }
+            let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();
+            batch.wrote(ends as u64);
+            if is_pending {
+                self.pending_at += n;
+            } else {
+                self.keep(&fresh[n..]);
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        self.pending.clear();
+        self.pending.extend_from_slice(rest);
+        self.pending_at = 0;
+    }
+
+    fn take_replies(&mut self, chunk: &[u8], batch: &mut Batch<'_>) -> Result<(), Broken> {
+        let runs = self.replies.feed(chunk)?;
+        let total = runs.iter().fold(0u64, |total, run| total.saturating_add(run.count));
+        if total > batch.unanswered() {
+            return Err(Broken::Mismatch);
+        }
+        for run in runs {
+            match &run.reply {
+                Kind::Answer(answer) => batch.answered(*answer, run.count),
+                Kind::Rejected(code) => batch.rejected(code, run.count),
+                Kind::Fatal(code) => return Err(Broken::Fatal(code.clone())),
+            }
+        }
+        Ok(())
+    }
+}

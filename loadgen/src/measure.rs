@@ -1,0 +1,12 @@
+//! What happened: counted, timed, merged, told.
+//!
+//! [`recorder`] belongs to one shard and is written on the hot path; [`ledger`] remembers what was
+//! acknowledged; [`progress`] is one second of all shards; [`summary`] is the whole run.
+//! [`resources`] and [`environment`] say what it cost and where it ran.
+
+pub mod environment;
+pub mod ledger;
+pub mod progress;
+pub mod recorder;
+pub mod resources;
+pub mod summary;

@@ -1,0 +1,179 @@
+//! The connections of one shard: at most one a worker, opened when it is first needed.
+//!
+//! Owns opening with back-off (10 ms doubling to 1 s, with seeded jitter, so that workers don't
+//! knock in step), the numbering of connections, what is left of closed ones, and whether the
+//! target can be reached at all. Leaves timing a batch's wait to the worker: waiting for a
+//! connection is latency.
+//! Invariant: `open` is the number of connections that are idle here or lent to a worker.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use crate::clock::{Clock, nanos};
+use crate::hammer::{Hammer, Identity, NoConnection, Target};
+use crate::measure::ledger::LedgerConnection;
+use crate::plan::random::Random;
+
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How a shard numbers and opens its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) workers: usize,
+    /// `conn` of this shard's first connection, and the step to its next.
+    pub(crate) conn_first: u64,
+    pub(crate) conn_step: u64,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keeps_ledger: bool,
+    /// Of the jitter.
+    pub(crate) seed: u64,
+}
+
+/// One connection, lent to one worker at a time.
+pub(crate) struct Connection<H> {
+    pub(crate) hammer: H,
+    pub(crate) identity: Identity,
+    /// A batch on it has been answered.
+    has_answered: bool,
+}
+
+/// The connections of a shard.
+pub(crate) struct Pool<H> {
+    limits: Limits,
+    target: Target,
+    clock: Clock,
+    slots: RefCell<Vec<Slot<H>>>,
+    random: RefCell<Random>,
+    conn_next: Cell<u64>,
+    open: Cell<usize>,
+    /// Since when no attempt has succeeded while none is open.
+    down_since_ns: Cell<Option<u64>>,
+    last_failure: RefCell<Option<NoConnection>>,
+    ledger: RefCell<Vec<LedgerConnection>>,
+}
+
+struct Slot<H> {
+    idle: Option<Connection<H>>,
+    /// Attempts, and connections lost, since the last answer.
+    failures: u32,
+}
+
+impl<H: Hammer> Pool<H> {
+    pub(crate) fn new(limits: Limits, target: Target, clock: Clock) -> Pool<H> {
+        let slots = (0..limits.workers).map(|_| Slot { idle: None, failures: 0 }).collect();
+        Pool {
+            limits,
+            target,
+            clock,
+            slots: RefCell::new(slots),
+            random: RefCell::new(Random::new(limits.seed)),
+            conn_next: Cell::new(limits.conn_first),
+            open: Cell::new(0),
+            down_since_ns: Cell::new(None),
+            last_failure: RefCell::new(None),
+            ledger: RefCell::default(),
+        }
+    }
+
+    /// The worker's connection, opened if need be.
+    ///
+    /// # Errors
+    /// After CONNECT_TIMEOUT_SECS, if other workers of the shard are connected. If nobody is, the
+    /// target is down: then the run ends, and with it this wait.
+    pub(crate) async fn take(&self, worker: usize) -> Result<Connection<H>, NoConnection> {
+        if let Some(connection) = self.slots.borrow_mut()[worker].idle.take() {
+            return Ok(connection);
+        }
+        let begin_ns = self.clock.now_ns();
+        loop {
+            let failures = self.slots.borrow()[worker].failures;
+            if failures > 0 {
+                glommio::timer::sleep(self.pause(failures)).await;
+            }
+            let attempt_ns = self.clock.now_ns();
+            match H::connect(&self.target, self.limits.connect_timeout).await {
+                Ok(hammer) => {
+                    self.open.set(self.open.get() + 1);
+                    self.down_since_ns.set(None);
+                    let conn = self.conn_next.replace(self.conn_next.get() + self.limits.conn_step);
+                    let identity = Identity::new(conn, self.limits.keeps_ledger);
+                    return Ok(Connection { hammer, identity, has_answered: false });
+                }
+                Err(failure) => {
+                    self.slots.borrow_mut()[worker].failures += 1;
+                    self.last_failure.replace(Some(failure.clone()));
+                    if self.open.get() == 0 && self.down_since_ns.get().is_none() {
+                        self.down_since_ns.set(Some(attempt_ns));
+                    }
+                    let waited_ns = self.clock.now_ns() - begin_ns;
+                    let is_late = waited_ns >= nanos(self.limits.connect_timeout);
+                    if is_late && self.open.get() > 0 {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a connection back after a batch that was answered.
+    pub(crate) fn put(&self, worker: usize, mut connection: Connection<H>) {
+        connection.has_answered = true;
+        let slot = &mut self.slots.borrow_mut()[worker];
+        assert!(slot.idle.is_none(), "one connection a worker");
+        slot.failures = 0;
+        slot.idle = Some(connection);
+    }
+
+    /// Drops a connection that broke; one that had answered may be reopened at once.
+    pub(crate) fn discard(&self, worker: usize, connection: Connection<H>, has_progressed: bool) {
+        let slot = &mut self.slots.borrow_mut()[worker];
+        let is_alive = has_progressed || connection.has_answered;
+        slot.failures = if is_alive { 0 } else { slot.failures + 1 };
+        self.close(connection);
+    }
+
+    /// Closes a worker's connection at its end.
+    pub(crate) fn retire(&self, worker: usize) {
+        let idle = self.slots.borrow_mut()[worker].idle.take();
+        if let Some(connection) = idle {
+            self.close(connection);
+        }
+    }
+
+    /// Whether nothing could be reached for CONNECT_TIMEOUT_SECS.
+    pub(crate) fn is_target_down(&self, now_ns: u64) -> bool {
+        let timeout_ns = nanos(self.limits.connect_timeout);
+        let since_ns = self.down_since_ns.get().filter(|_| self.open.get() == 0);
+        since_ns.is_some_and(|since_ns| now_ns.saturating_sub(since_ns) >= timeout_ns)
+    }
+
+    /// What the pool leaves behind: closed connections, the last failure, the server's welcome.
+    pub(crate) fn finish(self) -> Remains {
+        assert_eq!(self.open.get(), 0, "every worker has retired");
+        Remains {
+            ledger: self.ledger.into_inner(),
+            last_failure: self.last_failure.into_inner().map(|failure| failure.reason),
+            welcome: self.target.welcome.into_inner(),
+        }
+    }
+
+    fn close(&self, connection: Connection<H>) {
+        self.open.set(self.open.get() - 1);
+        self.ledger.borrow_mut().extend(connection.identity.into_ledger());
+    }
+
+    fn pause(&self, failures: u32) -> Duration {
+        let full = PAUSE_MIN.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX);
+        let full_ns = nanos(full);
+        Duration::from_nanos(full_ns / 2 + self.random.borrow_mut().below(full_ns / 2 + 1))
+    }
+}
+
+/// What a pool leaves behind.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    pub(crate) ledger: Vec<LedgerConnection>,
+    pub(crate) last_failure: Option<String>,
+    pub(crate) welcome: Option<proto::hello::Welcome>,
+}

@@ -1,0 +1,297 @@
+//! One shard: its workers, their watch, its pacer, and what it tells the coordinator.
+//!
+//! Owns the shard's life from the start signal to its totals. Shares nothing with other shards but
+//! the number of messages left in a closed loop. Leaves merging and the verdict to `lib`.
+//! Invariant: when a shard ends, every message of its part that became due is settled, unsent, or
+//! was never offered; nothing is in flight.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+
+use futures_lite::FutureExt as _;
+use glommio::timer::sleep;
+use proto::hello::{Hello, Welcome};
+use runtime::stop::{Cause, Stop};
+
+use crate::clock::{Clock, nanos};
+use crate::dispatch::{Closed, Dispatch, Open, Supply};
+use crate::hammer::tcp::Tcp;
+use crate::hammer::{Claim, Kit, Target};
+use crate::measure::ledger::LedgerConnection;
+use crate::measure::progress::{SECOND_NS, ShardSecond};
+use crate::measure::recorder::{Recorder, Totals};
+use crate::plan::payloads::Payloads;
+use crate::plan::schedule::{Bounds, Part, Schedule};
+use crate::pool::{Limits, Pool};
+use crate::worker::{self, Shop, Watched};
+
+/// The pacer's tick: a message that is due waits at most this long for those behind it, and an
+/// idle shard wakes at most a thousand times a second (a wake costs 25 to 60 µs of CPU).
+const TICK: Duration = Duration::from_millis(1);
+/// How often the watch looks at deadlines; it divides a second.
+const WATCH_NS: u64 = 100_000_000;
+/// After a signal, outstanding replies are awaited this long at most.
+const INTERRUPTED_GRACE: Duration = Duration::from_secs(1);
+
+/// What a shard is told, in plain values.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    pub(crate) shard: usize,
+    pub(crate) shards: usize,
+    /// The shard's own workers.
+    pub(crate) workers: usize,
+    pub(crate) schedule: Schedule,
+    pub(crate) bounds: Bounds,
+    pub(crate) batch_size: u64,
+    /// Closed loop: each worker's first batch, and what is left behind them for all shards.
+    pub(crate) first: Vec<u64>,
+    pub(crate) rest: Option<Arc<AtomicU64>>,
+    pub(crate) payloads: Payloads,
+    pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) hello: Option<Hello>,
+    pub(crate) seed: u64,
+    pub(crate) reply_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keeps_ledger: bool,
+    /// The coordinator's word; its cause says why.
+    pub(crate) halt: Stop,
+    pub(crate) news: SyncSender<News>,
+    pub(crate) go: async_channel::Receiver<Clock>,
+}
+
+/// What a shard tells the coordinator while it runs.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Ready for the start signal.
+    Ready,
+    /// Second `index` is over.
+    Second { shard: usize, index: usize, second: Box<ShardSecond> },
+    /// The target cannot be reached, or can again.
+    TargetDown { shard: usize, is_down: bool },
+    /// Nothing more will come; what came after the last second that was told.
+    Ended { shard: usize, tail: Box<ShardSecond> },
+}
+
+/// What a shard leaves behind.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) totals: Totals,
+    /// When its load ended, ns since the start.
+    pub(crate) load_ended_ns: u64,
+    pub(crate) ledger: Vec<LedgerConnection>,
+    pub(crate) last_failure: Option<String>,
+    pub(crate) welcome: Option<Welcome>,
+}
+
+/// Runs a shard to its end.
+pub(crate) async fn run(orders: Orders) -> Report {
+    // An executor's first sleep takes tens of milliseconds; have it behind us.
+    sleep(TICK).await;
+    // A coordinator that is gone needs no news: it has panicked.
+    let _ = orders.news.send(News::Ready);
+    let Ok(clock) = orders.go.recv().await else { panic!("the coordinator is gone") };
+
+    let shop = Rc::new(open_shop(&orders, clock));
+    let workers: Vec<_> = (0..orders.workers)
+        .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
+        .collect();
+    let mut watch = Watch::new(&orders, &shop);
+    let all = async {
+        for worker in workers {
+            worker.await;
+        }
+    };
+    all.or(pace(&shop)).or(watch.keep()).await;
+    let untold = watch.untold;
+
+    let shop = Rc::into_inner(shop).expect("every task has been joined");
+    let (report, tail) = finish(shop, untold);
+    let _ = orders.news.send(News::Ended { shard: orders.shard, tail: Box::new(tail) });
+    report
+}
+
+fn open_shop(orders: &Orders, clock: Clock) -> Shop<Tcp> {
+    let supply = match orders.schedule {
+        Schedule::Closed => Supply::Closed(Closed::new(
+            orders.first.clone(),
+            orders.rest.clone(),
+            orders.batch_size,
+            orders.bounds.duration_ns,
+        )),
+        Schedule::Constant(schedule) => {
+            let part = Part::new(orders.shard as u64, orders.shards as u64);
+            Supply::Open(Open::new(schedule, part, orders.bounds, orders.batch_size))
+        }
+    };
+    let limits = Limits {
+        workers: orders.workers,
+        conn_first: orders.shard as u64,
+        conn_step: orders.shards as u64,
+        connect_timeout: orders.connect_timeout,
+        keeps_ledger: orders.keeps_ledger,
+        seed: orders.seed.wrapping_add(orders.shard as u64),
+    };
+    let target = Target {
+        addresses: orders.addresses.clone(),
+        hello: orders.hello.clone(),
+        preferred: 0.into(),
+        welcome: None.into(),
+    };
+    Shop {
+        clock,
+        dispatch: Dispatch::new(supply, orders.workers),
+        pool: Pool::new(limits, target, clock),
+        kit: Kit::new(orders.payloads.clone()),
+        recorder: RefCell::new(Recorder::default()),
+        watched: (0..orders.workers).map(|_| Watched::default()).collect(),
+    }
+}
+
+/// Hands out what is due, as precisely as [`TICK`] allows. Never ends.
+async fn pace(shop: &Shop<Tcp>) {
+    loop {
+        let next =
+            std::future::poll_fn(|cx| shop.dispatch.poll_pace(shop.clock.now_ns(), cx.waker()))
+                .await;
+        let Some(next_ns) = next else { return std::future::pending().await };
+        let wait = Duration::from_nanos(next_ns.saturating_sub(shop.clock.now_ns()));
+        sleep(wait.max(TICK)).await;
+    }
+}
+
+/// Looks every 100 ms at the second, the deadlines, the target and the coordinator.
+struct Watch<'a> {
+    orders: &'a Orders,
+    shop: &'a Shop<Tcp>,
+    /// The second that is running.
+    second: usize,
+    /// A second that the coordinator had no room for; it goes with the next one.
+    untold: Option<Box<ShardSecond>>,
+    is_target_down: bool,
+    gives_up_at_ns: Option<u64>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(orders: &'a Orders, shop: &'a Shop<Tcp>) -> Watch<'a> {
+        Watch { orders, shop, second: 0, untold: None, is_target_down: false, gives_up_at_ns: None }
+    }
+
+    /// Never ends.
+    async fn keep(&mut self) {
+        loop {
+            let now_ns = self.shop.clock.now_ns();
+            sleep(Duration::from_nanos(WATCH_NS - now_ns % WATCH_NS)).await;
+            let now_ns = self.shop.clock.now_ns();
+            self.publish(now_ns);
+            self.note_halt(now_ns);
+            self.note_deadlines(now_ns);
+            self.note_target(now_ns);
+        }
+    }
+
+    fn publish(&mut self, now_ns: u64) {
+        let index = usize::try_from(now_ns / SECOND_NS).expect("seconds of a run");
+        if index <= self.second {
+            return;
+        }
+        let mut second = Box::new(close_second(self.shop, index as u64 * SECOND_NS));
+        if let Some(untold) = self.untold.take() {
+            second.interval.precede(&untold.interval);
+        }
+        let news = News::Second { shard: self.orders.shard, index: index - 1, second };
+        // Never blocks: a terminal that is stopped must not stop the load.
+        if let Err(TrySendError::Full(News::Second { second, .. })) =
+            self.orders.news.try_send(news)
+        {
+            self.untold = Some(second);
+        }
+        self.second = index;
+    }
+
+    fn note_halt(&mut self, now_ns: u64) {
+        let Some(cause) = self.orders.halt.cause() else { return };
+        self.shop.dispatch.halt(now_ns);
+        let grace = match cause {
+            Cause::Interrupt | Cause::Terminate => INTERRUPTED_GRACE.min(self.orders.reply_timeout),
+            Cause::Done => Duration::ZERO,
+        };
+        let at_ns = now_ns + nanos(grace);
+        if self.gives_up_at_ns.is_none_or(|known| known > at_ns) {
+            self.gives_up_at_ns = Some(at_ns);
+        }
+    }
+
+    fn note_deadlines(&mut self, now_ns: u64) {
+        let timeout_ns = nanos(self.orders.reply_timeout);
+        if self.gives_up_at_ns.is_none() {
+            let ended_ns = self.shop.dispatch.ended_ns(now_ns);
+            self.gives_up_at_ns = ended_ns.map(|ended_ns| ended_ns.saturating_add(timeout_ns));
+        }
+        for watched in &self.shop.watched {
+            match self.gives_up_at_ns {
+                Some(at_ns) if now_ns >= at_ns => watched.end(),
+                Some(_) => {}
+                None => {
+                    if let Some(since_ns) = now_ns.checked_sub(timeout_ns) {
+                        watched.time_out(since_ns);
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_target(&mut self, now_ns: u64) {
+        let is_down = self.shop.pool.is_target_down(now_ns);
+        let news = News::TargetDown { shard: self.orders.shard, is_down };
+        if is_down != self.is_target_down && self.orders.news.try_send(news).is_ok() {
+            self.is_target_down = is_down;
+        }
+    }
+}
+
+fn close_second(shop: &Shop<Tcp>, at_ns: u64) -> ShardSecond {
+    let interval = shop.recorder.borrow_mut().close_interval();
+    let offered = offered(&shop.dispatch, at_ns, interval.counts.sent);
+    ShardSecond { offered, interval }
+}
+
+/// What was offered before `at_ns`: by the schedule, or what was taken up.
+fn offered(dispatch: &Dispatch, at_ns: u64, sent: u64) -> u64 {
+    dispatch.due(at_ns.saturating_sub(1)).max(sent)
+}
+
+fn finish(shop: Shop<Tcp>, untold: Option<Box<ShardSecond>>) -> (Report, ShardSecond) {
+    let end_ns = shop.clock.now_ns();
+    let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
+    if let Some(unclaimed) = shop.dispatch.unclaimed() {
+        count_unsent(&mut shop.recorder.borrow_mut(), unclaimed, load_ended_ns);
+    }
+    let mut tail = close_second(&shop, end_ns);
+    if let Some(untold) = untold {
+        tail.interval.precede(&untold.interval);
+    }
+    let Shop { pool, recorder, .. } = shop;
+    let totals = recorder.into_inner().finish();
+    tail.offered = totals.counts.sent + totals.counts.unsent;
+    assert_eq!(totals.counts.in_flight(), 0, "every message is settled");
+    let remains = pool.finish();
+    let report = Report {
+        totals,
+        load_ended_ns,
+        ledger: remains.ledger,
+        last_failure: remains.last_failure,
+        welcome: remains.welcome,
+    };
+    (report, tail)
+}
+
+fn count_unsent(recorder: &mut Recorder, claim: Claim, ended_ns: u64) {
+    recorder.unsent(claim.count);
+    for index in 0..claim.count {
+        recorder.censored(claim.due_ns(index), None, ended_ns, 1);
+    }
+}

@@ -1,0 +1,160 @@
+//! THE loop: take what is due, take a connection, hit, again.
+//!
+//! Owns one worker's life. Leaves what is due to the dispatch, connections to the pool, bytes to
+//! the hammer, and deadlines to the shard's watch, which may abort a wait through the worker's
+//! [`Watched`]. At most one batch is unanswered.
+//! Invariant: every claimed message is settled before the next claim: answered, failed, given up,
+//! or refused a connection.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::clock::Clock;
+use crate::dispatch::Dispatch;
+use crate::hammer::{Batch, Broken, Claim, Hammer, Kit};
+use crate::measure::recorder::{Recorder, code};
+use crate::pool::Pool;
+
+/// What the workers of a shard share.
+pub(crate) struct Shop<H> {
+    pub(crate) clock: Clock,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) pool: Pool<H>,
+    pub(crate) kit: Kit,
+    pub(crate) recorder: RefCell<Recorder>,
+    pub(crate) watched: Vec<Watched>,
+}
+
+/// Where the watch sees what a worker waits for, and ends the wait.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    waits_for: Cell<Option<WaitsFor>>,
+    /// When its batch began, or the latest reply to it.
+    progress_ns: Cell<u64>,
+    abort: Cell<Option<Abort>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitsFor {
+    Connection,
+    Replies,
+}
+
+/// Why a wait ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// No reply for REPLY_TIMEOUT_SECS while the load goes on.
+    Timeout,
+    /// The run gives up waiting.
+    End,
+}
+
+impl Watched {
+    /// Ends a wait for replies that has seen none since before `since_ns`.
+    pub(crate) fn time_out(&self, since_ns: u64) {
+        let waits_for_replies = self.waits_for.get() == Some(WaitsFor::Replies);
+        if waits_for_replies && self.progress_ns.get() <= since_ns {
+            self.abort(Abort::Timeout);
+        }
+    }
+
+    /// Ends whatever the worker waits for.
+    pub(crate) fn end(&self) {
+        if self.waits_for.get().is_some() {
+            self.abort(Abort::End);
+        }
+    }
+
+    fn abort(&self, abort: Abort) {
+        self.abort.set(Some(abort));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits for `future` as long as the watch lets it.
+    async fn wait<F: Future>(&self, what: WaitsFor, future: F) -> Result<F::Output, Abort> {
+        let mut future = pin!(future);
+        self.waits_for.set(Some(what));
+        let end = poll_fn(|cx| {
+            if let Some(abort) = self.abort.take() {
+                return Poll::Ready(Err(abort));
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            drop(waker);
+            future.as_mut().poll(cx).map(Ok)
+        })
+        .await;
+        self.waits_for.set(None);
+        self.abort.set(None);
+        end
+    }
+}
+
+/// Connections that were closed while idle and that a batch tries, one after the other, before it
+/// counts as reset: a server that closes each connection at once must not hold it for ever.
+const STALE_MAX: u32 = 3;
+
+/// Runs worker `worker` until the load is over and all it took is settled.
+pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
+    while let Some(claim) = claim(&shop, worker).await {
+        carry(&shop, worker, claim).await;
+        // With a peer that always answers at once nothing else here gives way.
+        glommio::executor().yield_if_needed().await;
+    }
+    shop.pool.retire(worker);
+}
+
+async fn claim<H>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
+    poll_fn(|cx| shop.dispatch.poll_claim(worker, shop.clock.now_ns(), cx.waker())).await
+}
+
+/// Carries one batch to its end.
+async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: Claim) {
+    let watched = &shop.watched[worker];
+    for attempt in 1.. {
+        let taken = watched.wait(WaitsFor::Connection, shop.pool.take(worker)).await;
+        let mut connection = match taken {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(failure)) => return refuse(shop, claim, &failure.code),
+            Err(_) => return refuse(shop, claim, code::REFUSED),
+        };
+        let mut batch = Batch::begin(
+            claim,
+            shop.clock,
+            &shop.recorder,
+            &mut connection.identity,
+            &watched.progress_ns,
+        );
+        let hit = connection.hammer.hit(&shop.kit, &mut batch);
+        let end = watched.wait(WaitsFor::Replies, hit).await;
+        match end {
+            Ok(Ok(())) => {
+                batch.close();
+                return shop.pool.put(worker, connection);
+            }
+            Ok(Err(Broken::Stale)) if attempt < STALE_MAX => {
+                batch.withdraw();
+                shop.pool.discard(worker, connection, false);
+                continue;
+            }
+            Ok(Err(broken)) => batch.fail(broken.code()),
+            Err(Abort::Timeout) => batch.fail(code::TIMEOUT),
+            Err(Abort::End) => batch.give_up(),
+        }
+        let has_progressed = batch.has_progressed();
+        batch.close();
+        return shop.pool.discard(worker, connection, has_progressed);
+    }
+}
+
+fn refuse<H>(shop: &Shop<H>, claim: Claim, code: &str) {
+    claim.refuse(&mut shop.recorder.borrow_mut(), code, shop.clock.now_ns());
+}
