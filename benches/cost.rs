@@ -1,0 +1,232 @@
+//! What a million lines cost, in CPU-seconds of the engine and of the generator.
+//!
+//! `cargo build --release && cargo run --release -p logboom-benches --bin cost`
+//!
+//! Starts the real binaries that lie beside this one, the engine on one half of the cpus, the
+//! generator on the other, and reads the scheduler's own account of both processes (ring workers
+//! included). Shapes take turns (A B B A …), so that a machine that drifts drifts for all; quote
+//! medians and ratios from one run, never figures of two runs.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures and prints")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// What a million lines cost.
+#[derive(Parser)]
+struct Options {
+    /// Rounds; each runs every shape once
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Pipelined lines per run
+    #[arg(long, default_value = "5M", value_parser = runtime::units::count)]
+    lines: u64,
+    /// Ping-pong messages per run
+    #[arg(long, default_value = "300k", value_parser = runtime::units::count)]
+    pings: u64,
+    /// Only shapes whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Further settings of the engine, KEY=VALUE
+    #[arg(long)]
+    engine_env: Vec<String>,
+}
+
+/// How the generator talks to the engine.
+struct Shape {
+    name: &'static str,
+    connections: u32,
+    batch: u32,
+    pipelined: bool,
+    engine: &'static [(&'static str, &'static str)],
+}
+
+const SHAPES: &[Shape] = &[
+    Shape { name: "pipelined, written", connections: 8, batch: 2000, pipelined: true, engine: &[] },
+    Shape {
+        name: "pipelined, received, no persistence",
+        connections: 8,
+        batch: 2000,
+        pipelined: true,
+        engine: &[("ENABLE_PERSISTENCE", "false")],
+    },
+    Shape { name: "ping-pong, written", connections: 64, batch: 1, pipelined: false, engine: &[] },
+    Shape {
+        name: "ping-pong, received, no persistence",
+        connections: 64,
+        batch: 1,
+        pipelined: false,
+        engine: &[("ENABLE_PERSISTENCE", "false")],
+    },
+];
+
+/// One run's result.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// CPU-seconds per million lines.
+    engine: f64,
+    generator: f64,
+    lines_per_second: f64,
+}
+
+fn main() {
+    let options = Options::parse();
+    let shapes: Vec<_> =
+        SHAPES.iter().filter(|shape| shape.name.contains(options.only.as_str())).collect();
+    let mut costs: Vec<Vec<Cost>> = shapes.iter().map(|_| Vec::new()).collect();
+    for round in 0..options.rounds {
+        let mut order: Vec<usize> = (0..shapes.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let cost = run(shapes[index], &options);
+            eprintln!(
+                "{}: engine {:.3}, generator {:.3} CPU-s per million, {:.0} lines/s",
+                shapes[index].name, cost.engine, cost.generator, cost.lines_per_second
+            );
+            costs[index].push(cost);
+        }
+    }
+    println!("CPU-seconds per million lines: median (least to most) of {} runs", options.rounds);
+    println!("{:<38} {:>22} {:>22} {:>12}", "shape", "engine", "generator", "lines/s");
+    for (shape, costs) in shapes.iter().zip(&costs) {
+        println!(
+            "{:<38} {:>22} {:>22} {:>12.0}",
+            shape.name,
+            spread(costs.iter().map(|cost| cost.engine)),
+            spread(costs.iter().map(|cost| cost.generator)),
+            median(costs.iter().map(|cost| cost.lines_per_second)),
+        );
+    }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let values = sorted(values);
+    values[values.len() / 2]
+}
+
+fn spread(values: impl Iterator<Item = f64>) -> String {
+    let values = sorted(values);
+    let median = values[values.len() / 2];
+    format!("{median:.3} ({:.3} to {:.3})", values[0], values[values.len() - 1])
+}
+
+/// Ends its child with the value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(shape: &Shape, options: &Options) -> Cost {
+    let (engine_cpus, generator_cpus) = halves();
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready");
+    let mut engine = Command::new(beside("logboom-engine"));
+    engine
+        .env_clear()
+        .env("SERVER_HOST", "127.0.0.1")
+        .env("SERVER_PORT", "0")
+        .env("LOG_DIR", folder.path().join("logs"))
+        .env("READY_FILE", &ready)
+        .envs(shape.engine.iter().copied())
+        .envs(options.engine_env.iter().filter_map(|pair| pair.split_once('=')))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let engine = Running(spawn_on(&engine_cpus, &mut engine));
+    let began = Instant::now();
+    while !ready.exists() {
+        assert!(began.elapsed() < Duration::from_secs(10), "the engine does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let port = json(&ready)["port"].as_u64().unwrap();
+    let load = |total: u64| {
+        let summary = folder.path().join("summary.json");
+        let mut generator = Command::new(beside("logboom-loadgen"));
+        generator
+            .env_clear()
+            .args(["--target", &format!("tcp://127.0.0.1:{port}"), "--quiet"])
+            .args(["-n", &total.to_string(), "-c", &shape.connections.to_string()])
+            .args(["--batch-size", &shape.batch.to_string()])
+            .arg("--json")
+            .arg(&summary)
+            .stdout(Stdio::null());
+        let status = spawn_on(&generator_cpus, &mut generator).wait().unwrap();
+        assert!(status.success(), "the generator ended with {status}");
+        json(&summary)
+    };
+    let total = if shape.pipelined { options.lines } else { options.pings };
+    load(total / 20); // touches memory, caches and the first segment
+    let before = cpu_seconds(engine.0.id());
+    let summary = load(total);
+    let engine_seconds = cpu_seconds(engine.0.id()) - before;
+    let resources = &summary["resources"];
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let millions = total as f64 / 1e6;
+    Cost {
+        engine: engine_seconds / millions,
+        generator: (number(&resources["cpu_user_s"]) + number(&resources["cpu_system_s"]))
+            / millions,
+        lines_per_second: number(&summary["rate"]["achieved_per_s"]),
+    }
+}
+
+fn beside(name: &str) -> PathBuf {
+    let path = std::env::current_exe().unwrap().with_file_name(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --release` first", path.display());
+    path
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The allowed cpus, first half and rest; both all of them where there is only one.
+fn halves() -> (Vec<usize>, Vec<usize>) {
+    let set = sched_getaffinity(None).unwrap();
+    let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
+    if cpus.len() < 2 {
+        return (cpus.clone(), cpus);
+    }
+    let (first, rest) = cpus.split_at(cpus.len() / 2);
+    (first.to_vec(), rest.to_vec())
+}
+
+/// A child inherits the affinity of the thread that starts it.
+fn spawn_on(cpus: &[usize], command: &mut Command) -> Child {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let mut set = CpuSet::new();
+                cpus.iter().for_each(|&cpu| set.set(cpu));
+                sched_setaffinity(None, &set).unwrap();
+                command.spawn().unwrap()
+            })
+            .join()
+            .unwrap()
+    })
+}
+
+/// What the scheduler has charged to all threads of a process, kernel workers included.
+fn cpu_seconds(pid: u32) -> f64 {
+    let nanos: f64 = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .sum();
+    nanos / 1e9
+}
