@@ -399,3 +399,150 @@ fn settle(
         *answered = run_end;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::replies::ReplyLines;
+    use super::*;
+    use crate::allocations;
+    use crate::measure::recorder::Totals;
+    use crate::plan::schedule::Schedule;
+
+    struct Rig {
+        clock: Clock,
+        kit: Kit,
+        recorder: RefCell<Recorder>,
+        identity: Identity,
+        progress_ns: Cell<u64>,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            Rig {
+                clock: Clock::start(),
+                kit: Kit::new(Payloads::new(1, "r")),
+                recorder: RefCell::default(),
+                identity: Identity::new(3, true),
+                progress_ns: Cell::new(0),
+            }
+        }
+
+        fn begin(&mut self, claim: Claim) -> (&Kit, Batch<'_>) {
+            let Rig { clock, kit, recorder, identity, progress_ns } = self;
+            (kit, Batch::begin(claim, *clock, recorder, identity, progress_ns))
+        }
+
+        fn totals(self) -> (Totals, LedgerConnection) {
+            (self.recorder.into_inner().finish(), self.identity.ledger)
+        }
+    }
+
+    fn write_all(kit: &Kit, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
+        out.clear();
+        while batch.unencoded() > 0 {
+            batch.encode(kit, out, out.len() + 64 * 1024);
+            batch.before_write();
+            batch.wrote(batch.unwritten());
+        }
+    }
+
+    fn closed(count: u64) -> Claim {
+        Claim { count, dues: Dues::Same(0) }
+    }
+
+    fn open(count: u64) -> Claim {
+        let Schedule::Constant(schedule) = Schedule::from_rate(1_000_000) else { panic!("closed") };
+        Claim { count, dues: Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 } }
+    }
+
+    #[test]
+    fn a_batch_from_payload_to_histogram_allocates_nothing() {
+        for claim in [closed(2000), open(2000)] {
+            let mut rig = Rig::new();
+            let mut out = Vec::with_capacity(1 << 20);
+            let chunk = proto::reply::OK_LINE.repeat(1000);
+            let mut replies = ReplyLines::default();
+            let mut run = |rig: &mut Rig| {
+                let (kit, mut batch) = rig.begin(claim);
+                write_all(kit, &mut batch, &mut out);
+                for _ in 0..2 {
+                    batch.after_read();
+                    for run in replies.feed(&chunk).unwrap() {
+                        batch.answered(Answer::Ok, run.count);
+                    }
+                }
+                batch.close();
+            };
+            run(&mut rig);
+            assert_eq!(allocations::during(|| run(&mut rig)), 0, "{claim:?}");
+            let (totals, ledger) = rig.totals();
+            assert_eq!(totals.counts.ok, 4000);
+            assert_eq!(ledger.ok, [(0, 4000)]);
+            assert_eq!(totals.latencies.response.values.len(), 4000);
+            assert_eq!(totals.latencies.lag.values.len(), 4000);
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_batch_follow_those_of_the_one_before() {
+        let mut rig = Rig::new();
+        let mut lines = Vec::new();
+        for count in [3, 2] {
+            let (kit, mut batch) = rig.begin(closed(count));
+            let mut out = Vec::new();
+            write_all(kit, &mut batch, &mut out);
+            batch.answered(Answer::Filtered, count);
+            batch.close();
+            lines.extend(String::from_utf8(out).unwrap().lines().map(str::to_owned));
+        }
+        for (seq, line) in lines.iter().enumerate() {
+            assert!(line.ends_with(&format!("\"conn\":3,\"seq\":{seq}}}")), "{line}");
+        }
+        let (totals, ledger) = rig.totals();
+        assert_eq!((totals.counts.filtered, ledger.sent, ledger.ok.len()), (5, 5, 0));
+    }
+
+    #[test]
+    fn a_broken_batch_settles_each_message_once() {
+        let mut rig = Rig::new();
+        let (kit, mut batch) = rig.begin(closed(2000));
+        let mut out = Vec::new();
+        batch.encode(kit, &mut out, 64 * 1024);
+        batch.before_write();
+        batch.wrote(100);
+        batch.answered(Answer::Ok, 30);
+        batch.rejected("overloaded", 20);
+        batch.fail(Broken::Reset.code());
+        batch.close();
+        let (totals, ledger) = rig.totals();
+        let counts = totals.counts;
+        assert_eq!((counts.sent, counts.ok, counts.in_flight()), (2000, 30, 0));
+        assert_eq!((counts.errors["overloaded"], counts.errors["reset"]), (20, 1950));
+        let latencies = totals.latencies;
+        assert_eq!(latencies.response.values.len(), 30);
+        assert_eq!(latencies.response.censored.len(), 1970);
+        // 100 were written: 30 answered, 70 watched from their write on.
+        assert_eq!(latencies.service.censored.len(), 70);
+        assert_eq!((latencies.lag.values.len(), latencies.lag.censored.len()), (100, 1900));
+        assert_eq!((ledger.sent, &ledger.ok[..]), (2000, &[(0, 30)][..]));
+    }
+
+    #[test]
+    fn a_withdrawn_batch_leaves_no_trace() {
+        let mut rig = Rig::new();
+        let (_, batch) = rig.begin(closed(10));
+        batch.withdraw();
+        let (totals, ledger) = rig.totals();
+        assert_eq!((totals.counts.sent, ledger.sent), (0, 0));
+    }
+
+    #[test]
+    fn a_refused_claim_counts_as_sent_and_failed() {
+        let mut recorder = Recorder::default();
+        open(10).refuse(&mut recorder, code::REFUSED, 1_000_000);
+        let totals = recorder.finish();
+        assert_eq!((totals.counts.sent, totals.counts.errors["refused"]), (10, 10));
+        assert_eq!(totals.latencies.lag.censored.len(), 10);
+        assert_eq!(totals.latencies.service.censored.len(), 0);
+    }
+}

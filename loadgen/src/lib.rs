@@ -39,6 +39,8 @@ use crate::plan::random::Random;
 use crate::plan::schedule::Schedule;
 use crate::shard::{News, Orders, Report};
 
+#[cfg(test)]
+mod allocations;
 mod clock;
 pub mod config;
 mod dispatch;

@@ -21,7 +21,10 @@ fn main() -> ExitCode {
     let stop = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => {
-            return complain(&format!("cannot listen to signals: {error}"), exit_code::CANNOT_START);
+            return complain(
+                &format!("cannot listen to signals: {error}"),
+                exit_code::CANNOT_START,
+            );
         }
     };
     let mut print = |progress: &Progress| {

@@ -255,13 +255,9 @@ impl<'a> Watch<'a> {
 
 fn close_second(shop: &Shop<Tcp>, at_ns: u64) -> ShardSecond {
     let interval = shop.recorder.borrow_mut().close_interval();
-    let offered = offered(&shop.dispatch, at_ns, interval.counts.sent);
+    // In closed loop what is taken up is what is offered.
+    let offered = shop.dispatch.due_before(at_ns).unwrap_or(interval.counts.sent);
     ShardSecond { offered, interval }
-}
-
-/// What was offered before `at_ns`: by the schedule, or what was taken up.
-fn offered(dispatch: &Dispatch, at_ns: u64, sent: u64) -> u64 {
-    dispatch.due(at_ns.saturating_sub(1)).max(sent)
 }
 
 fn finish(shop: Shop<Tcp>, untold: Option<Box<ShardSecond>>) -> (Report, ShardSecond) {

@@ -1,0 +1,9 @@
+//! The real binary against servers that are honest, slow, or liars.
+//!
+//! Each test has a server of its own on a free port and runs for seconds at most. Times are only
+//! asserted as far as arithmetic gives them, with room for a busy machine above.
+
+mod load;
+mod server;
+mod tool;
+mod trouble;
