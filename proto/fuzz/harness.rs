@@ -58,7 +58,7 @@ pub(crate) fn check_lines(stream: &[u8], line_bytes_max: usize, cuts: u8, holds:
     let mut seen = 0;
     // One piece in `holds % 8` frames is held; none if 0.
     let mut on = |frame: Frame<'_>, dice: &mut Dice| {
-        if !holds.is_multiple_of(8) && dice.roll(u64::from(holds % 8) + 1) == 0 {
+        if !holds.is_multiple_of(8) && dice.roll(usize::from(holds % 8) + 1) == 0 {
             return Flow::Hold;
         }
         match (frame, expected.get(seen)) {
@@ -77,8 +77,8 @@ pub(crate) fn check_lines(stream: &[u8], line_bytes_max: usize, cuts: u8, holds:
         let piece = if held && dice.roll(8) != 0 {
             &rest[..0]
         } else {
-            let piece_max = (usize::from(cuts) * usize::from(cuts) / 8).max(1) as u64;
-            &rest[..rest.len().min(dice.roll(piece_max) as usize + 1)]
+            let piece_max = (usize::from(cuts) * usize::from(cuts) / 8).max(1);
+            &rest[..rest.len().min(dice.roll(piece_max) + 1)]
         };
         rest = &rest[piece.len()..];
         match lines.feed(piece, |frame| on(frame, &mut dice)) {
@@ -100,12 +100,13 @@ pub(crate) fn check_lines(stream: &[u8], line_bytes_max: usize, cuts: u8, holds:
 struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    /// From 0 to `sides` - 1.
+    fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= 0x9E37_79B9_7F4A_7C15;
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
+        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap_or(0) % sides
     }
 }
 

@@ -25,21 +25,29 @@ impl Level {
 
     /// Reads one of the eight spellings in any case; WARNING is `Warn`, FATAL is `Critical`.
     #[must_use]
+    #[inline]
     pub fn parse(text: &[u8]) -> Option<Level> {
-        // The length leaves at most four candidates, so a line costs one or two comparisons.
-        let candidates: &[(&[u8], Level)] = match text.len() {
-            4 => &[(b"INFO", Level::Info), (b"WARN", Level::Warn)],
-            5 => &[
-                (b"DEBUG", Level::Debug),
-                (b"ERROR", Level::Error),
-                (b"TRACE", Level::Trace),
-                (b"FATAL", Level::Critical),
-            ],
-            7 => &[(b"WARNING", Level::Warn)],
-            8 => &[(b"CRITICAL", Level::Critical)],
-            _ => &[],
-        };
-        candidates.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)).map(|&(_, level)| level)
+        // Bit 5 is the case of an ASCII letter, and only a letter becomes a letter without it.
+        fn upper<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+            Some(<[u8; N]>::try_from(text).ok()?.map(|byte| byte & !0x20))
+        }
+        match text.len() {
+            4 => match &upper(text)? {
+                b"INFO" => Some(Level::Info),
+                b"WARN" => Some(Level::Warn),
+                _ => None,
+            },
+            5 => match &upper(text)? {
+                b"DEBUG" => Some(Level::Debug),
+                b"ERROR" => Some(Level::Error),
+                b"TRACE" => Some(Level::Trace),
+                b"FATAL" => Some(Level::Critical),
+                _ => None,
+            },
+            7 => (&upper(text)? == b"WARNING").then_some(Level::Warn),
+            8 => (&upper(text)? == b"CRITICAL").then_some(Level::Critical),
+            _ => None,
+        }
     }
 
     /// The canonical spelling, upper case.
@@ -105,7 +113,10 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_level() {
-        for word in ["", "LOUD", "INF", "INFOS", " INFO", "INFO ", "warnin", "ınfo", "5"] {
+        for word in [
+            "", "LOUD", "INF", "INFOS", " INFO", "INFO ", "warnin", "ınfo", "5", "IN\u{6}O",
+            "\tNFO",
+        ] {
             assert_eq!(Level::parse(word.as_bytes()), None, "{word}");
         }
         assert_eq!(

@@ -1,26 +1,21 @@
 //! One line decoded: is it a JSON object with a `level`, a `message` and perhaps an `id`?
 //!
-//! Two paths with one verdict. The fast one fills a simd-json tape in reused buffers over a scratch
-//! copy of the line and walks only the top-level keys. Whatever it refuses goes to the slow one,
-//! `serde_json`, which decides: simd-json refuses some numbers which are JSON (integers beyond 64
-//! bits), and its errors don't tell which code fits.
+//! Two paths with one verdict. `scan` goes over the line once, keeps nothing but where the three
+//! values stand, and accepts nearly all that is valid. What it does not accept goes to `strict`,
+//! which is `serde_json`: it decides about the rare and finds the words for a rejection.
 //!
 //! Leaves to others: framing (`lines`), filtering by level, and the bytes themselves, which are
-//! kept verbatim; nothing is normalised. Invariant: no allocation per accepted line once the
-//! buffers have seen a line of that size, and time linear in the line.
+//! kept verbatim; nothing is normalised. Invariant: no allocation for a line that `scan` accepts,
+//! and time linear in the line for every line.
+
+mod scan;
+mod strict;
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use simd_json::{Buffers, INPUT_PADDING, Node, StaticNode, Tape};
 
 use crate::code::Code;
 use crate::level::{self, Level};
-use crate::limits::{DEPTH_MAX, ID_BYTES_MAX, QUOTED_BYTES_MAX};
-
-/// Line length that a new scratch is ready for, in bytes; it grows by itself.
-const WARM_BYTES: usize = 4096;
+use crate::limits::{ID_BYTES_MAX, QUOTED_BYTES_MAX};
 
 /// A message's own name, repeated in its reply.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,16 +43,10 @@ pub struct Rejection<'s> {
     pub id: Option<Id<'s>>,
 }
 
-/// Reused buffers of one shard. They grow to the longest line seen, up to about 40 bytes per byte
-/// of it where a line is all brackets and commas, and are never given back.
+/// Reused memory of one shard: what the last result borrows.
+#[derive(Debug)]
 pub struct Scratch {
-    /// A copy of the line which the parser unescapes in place, and [`INPUT_PADDING`] behind it.
-    bytes: Vec<u8>,
-    buffers: Buffers,
-    /// Empty between calls; kept for its allocation.
-    tape: Tape<'static>,
-    /// The `id` that the slow path found.
-    slow_id: String,
+    id: String,
 }
 
 impl Default for Scratch {
@@ -66,22 +55,11 @@ impl Default for Scratch {
     }
 }
 
-impl fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").field("bytes", &self.bytes.len()).finish_non_exhaustive()
-    }
-}
-
 impl Scratch {
-    /// Buffers ready for lines of a usual size.
+    /// Ready for every line; never grows beyond [`ID_BYTES_MAX`] bytes.
     #[must_use]
     pub fn new() -> Self {
-        Scratch {
-            bytes: vec![0; WARM_BYTES + INPUT_PADDING],
-            buffers: Buffers::with_max_depth(WARM_BYTES, DEPTH_MAX),
-            tape: Tape(Vec::with_capacity(WARM_BYTES / 16)),
-            slow_id: String::new(),
-        }
+        Scratch { id: String::with_capacity(ID_BYTES_MAX) }
     }
 }
 
@@ -91,88 +69,94 @@ impl<'s> Record<'s> {
     /// # Errors
     /// The first defect in this order: UTF-8, JSON, object, `level`, `message`, `id`.
     pub fn parse(line: &[u8], scratch: &'s mut Scratch) -> Result<Record<'s>, Rejection<'s>> {
-        let Scratch { bytes, buffers, tape: kept, slow_id } = scratch;
-        if bytes.len() < line.len() + INPUT_PADDING {
-            bytes.resize(line.len() + INPUT_PADDING, 0);
-        }
-        bytes[..line.len()].copy_from_slice(line);
-
-        let mut tape = std::mem::replace(kept, Tape(Vec::new())).reset();
-        let filled = simd_json::fill_tape_padded(bytes, line.len(), buffers, &mut tape);
-        let fields = filled.is_ok().then(|| Fields::of_tape(&tape.0));
-        *kept = tape.reset();
-        match fields {
-            Some(Some(fields)) => fields.judge(),
-            Some(None) => Err(not_an_object()),
-            None => slow_parse(line, slow_id),
+        let mut fields = Fields::default();
+        match scan::scan(line, &mut fields) {
+            Some(Root::Object) => fields.judge(scratch),
+            Some(Root::Other) => Err(not_an_object()),
+            None => strict::decide(line, scratch),
         }
     }
+}
+
+/// What a line is at its top.
+enum Root {
+    Object,
+    Other,
 }
 
 /// The values of the three members that matter; the last one of a name wins.
-struct Fields<'s, 'l> {
-    level: Option<Node<'l>>,
-    message: Option<Node<'l>>,
-    id: Option<Node<'s>>,
+#[derive(Default)]
+struct Fields<'l> {
+    level: Value<'l>,
+    message: Value<'l>,
+    id: Value<'l>,
 }
 
-impl<'s> Fields<'s, 's> {
-    /// `None` if the tape's root is no object.
-    fn of_tape(nodes: &[Node<'s>]) -> Option<Self> {
-        let Some(&Node::Object { len, .. }) = nodes.first() else { return None };
-        let mut fields = Fields { level: None, message: None, id: None };
-        let mut at = 1;
-        for _ in 0..len {
-            let [Node::String(key), value, ..] = nodes[at..] else {
-                unreachable!("a tape's object is pairs of a string and a value")
-            };
-            match key.as_bytes() {
-                b"id" => fields.id = Some(value),
-                b"level" => fields.level = Some(value),
-                b"message" => fields.message = Some(value),
-                _ => {}
-            }
-            at += match value {
-                Node::Object { count, .. } | Node::Array { count, .. } => count + 2,
-                Node::String(_) | Node::Static(_) => 2,
-            };
+/// As much of a value as matters.
+#[derive(Clone, Copy, Default)]
+enum Value<'l> {
+    #[default]
+    Missing,
+    /// UTF-8, unescaped if it is a level or an id.
+    Text(&'l [u8]),
+    /// From -2^63 to 2^64 - 1.
+    Int { negative: bool, magnitude: u64 },
+    /// Any other number. -0 is one, as for serde_json: an `Int` could not repeat it.
+    Number,
+    /// Null, boolean, array or object.
+    Other,
+}
+
+impl Fields<'_> {
+    /// The usual, written with `if` so that it compiles to no jump table: an indirect branch costs
+    /// 10 ns on a virtual machine that restricts them.
+    #[inline]
+    fn judge<'s>(&self, scratch: &'s mut Scratch) -> Result<Record<'s>, Rejection<'s>> {
+        if let Value::Text(level) = self.level
+            && let Value::Text(_) = self.message
+            && let Value::Missing = self.id
+            && let Some(level) = Level::parse(level)
+        {
+            return Ok(Record { level, id: None });
         }
-        Some(fields)
+        self.judge_all(scratch)
     }
-}
 
-impl<'s> Fields<'s, '_> {
-    fn judge(self) -> Result<Record<'s>, Rejection<'s>> {
+    fn judge_all<'s>(&self, scratch: &'s mut Scratch) -> Result<Record<'s>, Rejection<'s>> {
         let id = match self.id {
-            None => Ok(None),
-            Some(Node::String(text)) if text.len() <= ID_BYTES_MAX => Ok(Some(Id::Text(text))),
-            Some(Node::Static(StaticNode::U64(int))) => Ok(Some(Id::Int(int.into()))),
-            // simd-json gives a negative zero as the only signed zero; serde_json takes it for a
-            // float. Its text could not be repeated, so it is no integer here either.
-            Some(Node::Static(StaticNode::I64(int))) if int != 0 => Ok(Some(Id::Int(int.into()))),
-            Some(Node::String(_)) => Err("id is longer than 128 bytes"),
-            Some(Node::Static(StaticNode::I64(_) | StaticNode::F64(_))) => {
-                Err("id is not an integer of 64 bits")
+            Value::Missing => Ok(None),
+            Value::Text(text) if text.len() <= ID_BYTES_MAX => {
+                scratch.id.clear();
+                // Both paths have checked that this is UTF-8.
+                scratch.id.push_str(std::str::from_utf8(text).unwrap_or_default());
+                Ok(Some(Id::Text(&scratch.id)))
             }
-            Some(Node::Static(StaticNode::Null | StaticNode::Bool(_)))
-            | Some(Node::Object { .. } | Node::Array { .. }) => {
-                Err("id is neither a string nor an integer")
+            Value::Int { negative, magnitude } => {
+                let int = i128::from(magnitude);
+                Ok(Some(Id::Int(if negative { -int } else { int })))
             }
+            Value::Text(_) => Err("id is longer than 128 bytes"),
+            Value::Number => Err("id is not an integer of 64 bits"),
+            Value::Other => Err("id is neither a string nor an integer"),
         };
         let echo = id.unwrap_or(None);
         let reject = |code, reason| Err(Rejection { code, reason, id: echo });
         let level = match self.level {
-            Some(Node::String(text)) => match Level::parse(text.as_bytes()) {
+            Value::Text(text) => match Level::parse(text) {
                 Some(level) => level,
                 None => return reject(Code::InvalidField, unknown_level(text)),
             },
-            Some(_) => return reject(Code::InvalidField, "level is not a string".into()),
-            None => return reject(Code::MissingField, "level is missing".into()),
+            Value::Missing => return reject(Code::MissingField, "level is missing".into()),
+            Value::Int { .. } | Value::Number | Value::Other => {
+                return reject(Code::InvalidField, "level is not a string".into());
+            }
         };
         match self.message {
-            Some(Node::String(_)) => {}
-            Some(_) => return reject(Code::InvalidField, "message is not a string".into()),
-            None => return reject(Code::MissingField, "message is missing".into()),
+            Value::Text(_) => {}
+            Value::Missing => return reject(Code::MissingField, "message is missing".into()),
+            Value::Int { .. } | Value::Number | Value::Other => {
+                return reject(Code::InvalidField, "message is not a string".into());
+            }
         }
         match id {
             Ok(id) => Ok(Record { level, id }),
@@ -186,156 +170,9 @@ fn not_an_object<'s>() -> Rejection<'s> {
 }
 
 #[cold]
-fn unknown_level(text: &str) -> Cow<'static, str> {
+fn unknown_level(text: &[u8]) -> Cow<'static, str> {
+    let text = String::from_utf8_lossy(text);
     let quoted = &text[..text.floor_char_boundary(QUOTED_BYTES_MAX)];
     let more = if quoted.len() < text.len() { "…" } else { "" };
     format!("level \"{quoted}{more}\" is not one of {}", level::SPELLINGS).into()
-}
-
-/// Decides about a line which the fast path refused.
-#[cold]
-fn slow_parse<'s>(line: &[u8], id_text: &'s mut String) -> Result<Record<'s>, Rejection<'s>> {
-    let reject = |code, reason: String| Err(Rejection { code, reason: reason.into(), id: None });
-    let text = match std::str::from_utf8(line) {
-        Ok(text) => text,
-        Err(error) => {
-            let reason = format!("byte {} is not UTF-8", error.valid_up_to() + 1);
-            return reject(Code::InvalidUtf8, reason);
-        }
-    };
-    let mut json = serde_json::Deserializer::from_str(text);
-    // `Strict` counts the depth itself: the built-in limit is one level less than DEPTH_MAX.
-    json.disable_recursion_limit();
-    let whole = Strict { depth: 0 };
-    let value = match whole.deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
-        Ok(value) => value,
-        Err(error) => return reject(Code::InvalidJson, invalid_json_reason(&error)),
-    };
-    let Owned::Object(Some(fields)) = value else { return Err(not_an_object()) };
-    let (mut level_text, mut message_text) = (String::new(), String::new());
-    let level = fields.level.map(|value| value.into_node(&mut level_text));
-    let message = fields.message.map(|value| value.into_node(&mut message_text));
-    // The id outlives this call, so its text moves into the scratch.
-    let id = fields.id.map(|value| value.into_node(id_text));
-    Fields { level, message, id }.judge()
-}
-
-/// serde_json's own words, without the line number, which is always 1.
-fn invalid_json_reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or_default();
-    format!("{what} at column {}", error.column())
-}
-
-/// What the slow path keeps of a value.
-enum Owned {
-    Text(String),
-    Static(StaticNode),
-    Array,
-    /// With its fields if it is the line's own object.
-    Object(Option<Box<OwnedFields>>),
-}
-
-#[derive(Default)]
-struct OwnedFields {
-    level: Option<Owned>,
-    message: Option<Owned>,
-    id: Option<Owned>,
-}
-
-impl Owned {
-    /// The value as the fast path would see it; a text moves into `text`.
-    fn into_node(self, text: &mut String) -> Node<'_> {
-        match self {
-            Owned::Text(own) => {
-                *text = own;
-                Node::String(text)
-            }
-            Owned::Static(value) => Node::Static(value),
-            Owned::Array => Node::Array { len: 0, count: 0 },
-            Owned::Object(_) => Node::Object { len: 0, count: 0 },
-        }
-    }
-}
-
-/// Reads any value as strictly as `serde_json::Value` does (numbers in range, surrogates in pairs;
-/// `IgnoredAny` checks neither), keeps nothing below the top level, and counts depth.
-#[derive(Clone, Copy)]
-struct Strict {
-    /// How many arrays and objects are open around the value.
-    depth: usize,
-}
-
-impl Strict {
-    /// For the inside of an array or object that stands at this depth.
-    fn inside<E: serde::de::Error>(self) -> Result<Strict, E> {
-        if self.depth == DEPTH_MAX {
-            return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
-        }
-        Ok(Strict { depth: self.depth + 1 })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Owned;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Owned, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Owned;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Owned, E> {
-        Ok(Owned::Static(StaticNode::Null))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Owned, E> {
-        Ok(Owned::Static(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Owned, E> {
-        Ok(Owned::Static(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Owned, E> {
-        Ok(Owned::Static(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Owned, E> {
-        Ok(Owned::Static(value.into()))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Owned, E> {
-        // Only keys and values of the line's own object are looked at.
-        let kept = if self.depth == 1 { text } else { "" };
-        Ok(Owned::Text(kept.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Owned, A::Error> {
-        let inside = self.inside()?;
-        while array.next_element_seed(inside)?.is_some() {}
-        Ok(Owned::Array)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Owned, A::Error> {
-        let inside = self.inside()?;
-        let mut fields = (self.depth == 0).then(Box::<OwnedFields>::default);
-        while let Some(Owned::Text(key)) = object.next_key_seed(inside)? {
-            let value = object.next_value_seed(inside)?;
-            let Some(fields) = &mut fields else { continue };
-            match key.as_str() {
-                "id" => fields.id = Some(value),
-                "level" => fields.level = Some(value),
-                "message" => fields.message = Some(value),
-                _ => {}
-            }
-        }
-        Ok(Owned::Object(fields))
-    }
 }

@@ -2,6 +2,8 @@
 //! documents made up from scratch. Every random input is a function of a number that is printed
 //! when it fails.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails, also in its helpers")]
+
 #[path = "../fuzz/harness.rs"]
 mod harness;
 
@@ -87,7 +89,7 @@ fn documents_made_up_from_scratch_pass() {
                 mutate(&mut input, &mut rng);
             }
             input.extend_from_slice(
-                *rng.choice([&b"\n"[..], b"\n", b"\r\n", b"\n\n", b"\r\r\n"].iter()).unwrap(),
+                rng.choice([&b"\n"[..], b"\n", b"\r\n", b"\n\n", b"\r\r\n"].iter()).unwrap(),
             );
         }
         harness::check(&input);
@@ -212,7 +214,7 @@ fn write_line(out: &mut Vec<u8>, rng: &mut Rng) {
 
 fn write_white(out: &mut Vec<u8>, rng: &mut Rng) {
     if rng.usize(..6) == 0 {
-        out.extend_from_slice(*rng.choice([&b" "[..], b"\t", b"\r", b"   "].iter()).unwrap());
+        out.extend_from_slice(rng.choice([&b" "[..], b"\t", b"\r", b"   "].iter()).unwrap());
     }
 }
 
@@ -266,7 +268,7 @@ fn write_string(out: &mut Vec<u8>, rng: &mut Rng) {
             1 => out.extend_from_slice(b"\\ud83d\\ude00"),
             2 => {
                 let escapes = [&b"\\n"[..], b"\\\"", b"\\\\", b"\\/", b"\\b", b"\\t", b"\\x"];
-                out.extend_from_slice(*rng.choice(escapes.iter()).unwrap());
+                out.extend_from_slice(rng.choice(escapes.iter()).unwrap());
             }
             3 => {
                 let mut utf8 = [0; 4];
