@@ -15,9 +15,9 @@ use proto::hello::Durability::{Durable, Received, Written};
 use crate::counters::Counter;
 use crate::ingest::batch::{Due, Taken};
 use crate::ingest::commit::{Outcome, Ticket};
-use crate::shard::Shard;
+use crate::intake::Intake;
 use crate::sink::Sink;
-use crate::sink::disk::RealDisk;
+use crate::sink::disk::Disk;
 
 /// What the flusher does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +29,20 @@ enum Step {
     Finish,
 }
 
-/// Flushes until the shard is closing and nothing is left; gives what went wrong at the end.
-pub(crate) async fn run(shard: Rc<Shard>, sink: Sink<RealDisk>) -> Result<(), String> {
-    let mut flusher = Flusher { shard, sink, written: Vec::new(), dirty_since: None, broken: None };
+/// Flushes until the intake is closing and nothing is left; gives what went wrong.
+pub(crate) async fn run<D: Disk>(intake: Rc<Intake<D::Buf>>, sink: Sink<D>) -> Result<(), String> {
+    let mut flusher =
+        Flusher { intake, sink, written: Vec::new(), dirty_since: None, broken: None };
     loop {
         match flusher.next(Instant::now()) {
             Step::Flush => flusher.flush().await,
             Step::Sync => flusher.sync().await,
-            Step::Wait => flusher.shard.flush.notified().await,
+            Step::Wait => flusher.intake.flush.notified().await,
             Step::WaitUntil(deadline) => {
-                flusher.shard.flusher_wakes_at.set(Some(deadline));
+                flusher.intake.flusher_wakes_at.set(Some(deadline));
                 let rest = deadline.saturating_duration_since(Instant::now());
-                or(flusher.shard.flush.notified(), sleep(rest)).await;
-                flusher.shard.flusher_wakes_at.set(None);
+                or(flusher.intake.flush.notified(), sleep(rest)).await;
+                flusher.intake.flusher_wakes_at.set(None);
             }
             Step::Finish => break,
         }
@@ -50,9 +51,9 @@ pub(crate) async fn run(shard: Rc<Shard>, sink: Sink<RealDisk>) -> Result<(), St
     flusher.broken.map_or(closed, Err)
 }
 
-struct Flusher {
-    shard: Rc<Shard>,
-    sink: Sink<RealDisk>,
+struct Flusher<D: Disk> {
+    intake: Rc<Intake<D::Buf>>,
+    sink: Sink<D>,
     /// Commits that are written and wait for a sync.
     written: Vec<Ticket>,
     dirty_since: Option<Instant>,
@@ -60,27 +61,27 @@ struct Flusher {
     broken: Option<String>,
 }
 
-impl Flusher {
+impl<D: Disk> Flusher<D> {
     fn next(&self, now: Instant) -> Step {
-        let due = self.shard.ingest.borrow().due();
+        let due = self.intake.ingest.borrow().due();
         let sync_at = self.sync_deadline();
-        let step = decide(due, self.shard.closing.get(), sync_at, now);
+        let step = decide(due, self.intake.is_closing(), sync_at, now);
         // A broken sink is asked for nothing but the answer to what is still in the batch.
         if self.broken.is_some() && step == Step::Sync { Step::Wait } else { step }
     }
 
     fn sync_deadline(&self) -> Option<Instant> {
-        self.dirty_since.map(|since| since + self.shard.settings.sync_after)
+        self.dirty_since.map(|since| since + self.intake.terms.sync_after)
     }
 
     async fn flush(&mut self) {
-        let next = self.sink.alloc(self.shard.settings.batch_buffer_bytes);
-        let Taken { staged, commit, lines } = self.shard.ingest.borrow_mut().take(next);
-        self.shard.room.wake_all();
+        let next = self.sink.alloc(self.intake.terms.buffer_bytes);
+        let Taken { staged, commit, lines } = self.intake.ingest.borrow_mut().take(next);
+        self.intake.room.wake_all();
         match self.sink.write(staged).await {
             Ok(()) => self.wrote(commit, lines),
             Err(error) => {
-                let counters = &self.shard.counters;
+                let counters = &self.intake.counters;
                 counters.add(Counter::CommitsFailed, 1);
                 counters.add(Counter::LostAfterReceived, commit.lines(Received));
                 self.resolve(commit.lines(Written) + commit.lines(Durable), Outcome::Failed);
@@ -97,8 +98,8 @@ impl Flusher {
     }
 
     fn wrote(&mut self, commit: Ticket, lines: u64) {
-        self.shard.counters.add(Counter::Commits, 1);
-        self.shard.counters.add(Counter::LinesWritten, lines);
+        self.intake.counters.add(Counter::Commits, 1);
+        self.intake.counters.add(Counter::LinesWritten, lines);
         self.resolve(commit.lines(Written), Outcome::Stored);
         commit.wrote(Outcome::Stored);
         if self.dirty_since.is_none() && self.sink.is_dirty() {
@@ -112,7 +113,7 @@ impl Flusher {
     async fn sync(&mut self) {
         let outcome = match self.sink.sync().await {
             Ok(()) => {
-                self.shard.counters.add(Counter::Syncs, 1);
+                self.intake.counters.add(Counter::Syncs, 1);
                 Outcome::Stored
             }
             Err(error) => {
@@ -129,18 +130,18 @@ impl Flusher {
 
     /// Moves `lines` from in flight to where they end.
     fn resolve(&self, lines: u64, outcome: Outcome) {
-        self.shard.counters.take(Counter::InFlight, lines);
+        self.intake.counters.take(Counter::InFlight, lines);
         let end = match outcome {
             Outcome::Stored => Counter::Ok,
             Outcome::Failed => Counter::Error,
         };
-        self.shard.counters.add(end, lines);
+        self.intake.counters.add(end, lines);
     }
 
     /// A failed sync is final: the data may be gone although the next sync succeeds.
     fn give_up(&mut self, reason: String) {
-        self.shard.ingest.borrow_mut().close(Code::StorageFailed);
-        self.shard.room.wake_all();
+        self.intake.ingest.borrow_mut().close(Code::StorageFailed);
+        self.intake.room.wake_all();
         self.broken.get_or_insert(reason);
     }
 }
@@ -157,13 +158,27 @@ fn decide(due: Due, closing: bool, sync_at: Option<Instant>, now: Instant) -> St
     }
 }
 
-/// No deadline lies further away; for tests of the decision.
-#[cfg(test)]
-const LATER: std::time::Duration = std::time::Duration::from_millis(100);
-
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::io::ErrorKind;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use glommio::{LocalExecutorBuilder, Placement};
+    use proto::hello::Durability;
+
     use super::*;
+    use crate::counters::Counters;
+    use crate::ingest::Fate;
+    use crate::ingest::batch::Limits;
+    use crate::intake::Terms;
+    use crate::sink::disk::faulty::{FaultyDisk, Operation, Verdict};
+    use crate::sink::file::{FileSink, Plan};
+
+    const LATER: Duration = Duration::from_millis(100);
+    const GOOD: &[u8] = br#"{"level":"INFO","message":"m"}"#;
 
     #[test]
     fn lines_that_wait_for_nothing_wait_for_the_nearest_deadline() {
@@ -183,5 +198,139 @@ mod tests {
         let now = Instant::now();
         assert_eq!(decide(Due::At(now + LATER), true, None, now), Step::Flush);
         assert_eq!(decide(Due::Never, true, Some(now + LATER), now), Step::Finish);
+    }
+
+    /// A flusher over a disk that does what `judge` says, and the intake in front of it.
+    struct Bench {
+        intake: Rc<Intake<<FaultyDisk as Disk>::Buf>>,
+        flusher: glommio::Task<Result<(), String>>,
+    }
+
+    async fn bench(judge: impl FnMut(&Path, &Operation) -> Verdict + 'static) -> Bench {
+        let disk = FaultyDisk::new(judge);
+        let plan = Plan::for_test(Path::new(""), 1);
+        let sink = FileSink::begin(disk, &plan, 0, 1 << 20, Arc::default()).await.unwrap();
+        let sink = Sink::File(sink);
+        let terms = Terms {
+            buffer_bytes: 1 << 16,
+            batch: Limits { bytes_max: 1 << 15, lines_flush: 500, flush_after: LATER },
+            sync_after: LATER,
+            level_min: proto::level::Level::Debug,
+        };
+        let buf = sink.alloc(terms.buffer_bytes);
+        let intake = Rc::new(Intake::new(terms, Rc::new(Counters::default()), buf));
+        let flusher = glommio::spawn_local(run(Rc::clone(&intake), sink));
+        Bench { intake, flusher }
+    }
+
+    impl Bench {
+        fn offer(&self, durability: Durability) -> Option<Ticket> {
+            let fate = match self.intake.ingest.borrow_mut().offer(GOOD, durability, Instant::now())
+            {
+                Fate::Batched(ticket, _) => Some(Rc::clone(ticket)),
+                Fate::Rejected(rejection) => {
+                    assert_eq!(rejection.code, Code::StorageFailed);
+                    None
+                }
+                other => panic!("{other:?}"),
+            };
+            self.intake.nudge_flusher();
+            fate
+        }
+
+        /// Waits for the outcome, with the deadline of a test.
+        async fn outcome(&self, ticket: &Ticket, durability: Durability) -> Outcome {
+            let began = Instant::now();
+            loop {
+                if let Some(outcome) = ticket.outcome(durability) {
+                    return outcome;
+                }
+                assert!(began.elapsed() < Duration::from_secs(20), "no outcome");
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+
+        async fn end(self) -> (Result<(), String>, crate::counters::Snapshot) {
+            self.intake.close();
+            let ended = self.flusher.await;
+            let counted = self.intake.counters.snapshot();
+            assert!(counted.is_balanced(), "{counted:?}");
+            assert_eq!(counted.get(Counter::InFlight), 0);
+            (ended, counted)
+        }
+    }
+
+    fn on_an_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(1 << 20)
+            .spawn(test)
+            .unwrap()
+            .join()
+            .unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_fails_its_own_lines_and_the_next_write_succeeds() {
+        on_an_executor(|| async {
+            let fails = Rc::new(Cell::new(true));
+            let asked = Rc::clone(&fails);
+            let bench = bench(move |_, operation| match operation {
+                Operation::Write { .. } if asked.get() => Verdict::Fail(ErrorKind::StorageFull),
+                _ => Verdict::Go,
+            })
+            .await;
+            let lost = bench.offer(Written).unwrap();
+            let promised = bench.offer(Received).unwrap();
+            assert_eq!(bench.outcome(&lost, Written).await, Outcome::Failed);
+            assert_eq!(bench.outcome(&promised, Received).await, Outcome::Stored);
+            fails.set(false);
+            let kept = bench.offer(Written).unwrap();
+            assert_eq!(bench.outcome(&kept, Written).await, Outcome::Stored);
+            let (ended, counted) = bench.end().await;
+            ended.unwrap();
+            assert_eq!(counted.get(Counter::Error), 1);
+            assert_eq!(counted.get(Counter::LostAfterReceived), 1);
+            assert_eq!(counted.get(Counter::Ok), 2);
+        });
+    }
+
+    #[test]
+    fn a_failed_sync_fails_durable_lines_and_nothing_more_is_taken() {
+        on_an_executor(|| async {
+            let writes = Rc::new(Cell::new(0));
+            let seen = Rc::clone(&writes);
+            let bench = bench(move |_, operation| match operation {
+                Operation::Write { .. } => {
+                    seen.set(seen.get() + 1);
+                    Verdict::Go
+                }
+                Operation::Sync if seen.get() > 0 => Verdict::Fail(ErrorKind::Other),
+                _ => Verdict::Go,
+            })
+            .await;
+            let written = bench.offer(Written).unwrap();
+            let durable = bench.offer(Durable).unwrap();
+            assert_eq!(bench.outcome(&written, Written).await, Outcome::Stored);
+            assert_eq!(bench.outcome(&durable, Durable).await, Outcome::Failed);
+            assert!(bench.offer(Written).is_none(), "nothing more is taken");
+            let (ended, counted) = bench.end().await;
+            assert!(ended.unwrap_err().contains("sync"));
+            assert_eq!((counted.get(Counter::Ok), counted.get(Counter::Error)), (1, 2));
+        });
+    }
+
+    #[test]
+    fn what_is_written_is_synced_although_nobody_waits_for_it() {
+        on_an_executor(|| async {
+            let bench = bench(|_, _| Verdict::Go).await;
+            let ticket = bench.offer(Written).unwrap();
+            assert_eq!(bench.outcome(&ticket, Written).await, Outcome::Stored);
+            let began = Instant::now();
+            while bench.intake.counters.get(Counter::Syncs) == 0 {
+                assert!(began.elapsed() < Duration::from_secs(20), "never synced");
+                sleep(Duration::from_millis(5)).await;
+            }
+            bench.end().await.0.unwrap();
+        });
     }
 }

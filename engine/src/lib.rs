@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod error;
 mod flusher;
 pub mod ingest;
+mod intake;
 mod net;
 mod shard;
 mod signal;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use proto::hello::Durability;
 use runtime::cpus::Cpus;
 use runtime::shards::{Plan, Shard};
-use runtime::stop::Stop;
+use runtime::stop::{Cause, Stop};
 
 use crate::config::{BATCH_OVERHEAD_BYTES, Config};
 use crate::counters::{Published, Snapshot};
@@ -114,20 +115,14 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
             let (config, log_dir) = (config.clone(), log_dir.clone());
             let active = Arc::clone(&active[shard]);
             async move {
-                let disk = RealDisk::default();
-                let sink = match &log_dir {
-                    Some(plan) => {
-                        FileSink::begin(disk, plan, shard, config.segment_bytes_max, active)
-                            .await
-                            .map(Sink::File)
-                            .map_err(|source| Error::Segment {
-                                log_dir: config.log_dir.clone(),
-                                source,
-                            })?
-                    }
-                    None => Sink::null(disk),
-                };
                 let Some(ties) = ties else { unreachable!("each shard starts once") };
+                let sink = match sink(&config, log_dir.as_ref(), shard, active).await {
+                    Ok(sink) => sink,
+                    Err(error) => {
+                        ties.stop.request(Cause::Done);
+                        return Err(error);
+                    }
+                };
                 Ok(shard::run(settings, ties, sink).await)
             }
         }
@@ -157,14 +152,16 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
         shard,
         shards,
         read_bytes: config.buffer_size,
-        batch_buffer_bytes: config.commit_bytes_max,
-        batch: Limits {
-            bytes_max: config.commit_bytes_max - BATCH_OVERHEAD_BYTES,
-            lines_flush: config.batch_size,
-            flush_after: config.batch_flush_ms,
+        intake: intake::Terms {
+            buffer_bytes: config.commit_bytes_max,
+            batch: Limits {
+                bytes_max: config.commit_bytes_max - BATCH_OVERHEAD_BYTES,
+                lines_flush: config.batch_size,
+                flush_after: config.batch_flush_ms,
+            },
+            sync_after: config.sync_ms,
+            level_min: config.min_log_level,
         },
-        sync_after: config.sync_ms,
-        level_min: config.min_log_level,
         connection: Terms {
             line_bytes_max: config.line_bytes_max,
             reply_queue_bytes_max: config.reply_queue_bytes_max,
@@ -175,6 +172,21 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
         reply_timeout: config.reply_timeout_secs,
         drain: config.drain_secs,
     }
+}
+
+/// Begins where the lines of one shard go.
+async fn sink(
+    config: &Config,
+    log_dir: Option<&sink::file::Plan>,
+    shard: usize,
+    active: Arc<AtomicU64>,
+) -> Result<Sink<RealDisk>, Error> {
+    let disk = RealDisk::default();
+    let Some(plan) = log_dir else { return Ok(Sink::null(disk)) };
+    FileSink::begin(disk, plan, shard, config.segment_bytes_max, active)
+        .await
+        .map(Sink::File)
+        .map_err(|source| Error::Segment { log_dir: config.log_dir.clone(), source })
 }
 
 fn notes(log_dir: Option<&LogDir>) -> Vec<String> {
@@ -245,13 +257,7 @@ impl Engine {
     /// # Errors
     /// A shard could not begin its segments or did not end in time.
     pub fn wait(self) -> Result<Totals, Error> {
-        while !self.stop.is_requested() {
-            // A shard that ends by itself could not begin.
-            if self.shards.iter().any(Shard::is_finished) {
-                self.stop.request(runtime::stop::Cause::Done);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.stop.wait();
         let deadline = Instant::now() + self.drain + DRAIN_GRACE;
         let mut totals =
             Totals { counters: Snapshot::default(), shards: Vec::new(), troubles: Vec::new() };

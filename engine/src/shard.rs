@@ -17,12 +17,11 @@ use runtime::stop::Stop;
 
 use crate::counters::{Counter, Counters, Published, Snapshot};
 use crate::flusher;
-use crate::ingest::Ingest;
-use crate::ingest::batch::{Due, Limits};
+use crate::intake::{self, Intake};
 use crate::net::connection;
 use crate::net::listener::{self, Balance};
 use crate::net::registry::{Kill, Registry};
-use crate::signal::{Crowd, Signal};
+use crate::signal::Crowd;
 use crate::sink::Sink;
 use crate::sink::disk::{Disk, RealDisk};
 
@@ -38,14 +37,8 @@ pub(crate) struct Settings {
     pub shards: usize,
     /// Bytes asked per read.
     pub read_bytes: usize,
-    /// Bytes of each batch buffer.
-    pub batch_buffer_bytes: usize,
-    /// When a batch is flushed.
-    pub batch: Limits,
-    /// What is written is synced after this time.
-    pub sync_after: Duration,
-    /// Below it a line is filtered.
-    pub level_min: proto::level::Level,
+    /// How lines are batched and flushed.
+    pub intake: intake::Terms,
     /// What a connection needs to know.
     pub connection: connection::Terms,
     /// Memory that the connections of this shard may hold together.
@@ -63,41 +56,23 @@ pub(crate) struct Shard {
     pub settings: Settings,
     /// Its numbers.
     pub counters: Rc<Counters>,
-    /// Its admission and batch.
-    pub ingest: RefCell<Ingest<Buf>>,
+    /// Where connections leave lines for the flusher.
+    pub intake: Rc<Intake<Buf>>,
     /// Lent to a connection within one poll.
     pub read_buffer: RefCell<Vec<u8>>,
     /// Lent to a connection within one poll.
     pub reply_buffer: RefCell<Vec<u8>>,
     /// Its connections.
     pub registry: Registry,
-    /// Connections that wait for room in the batch, in the order of their arrival.
-    pub room: Crowd,
     /// Connections that wait for memory.
     pub memory: Crowd,
     /// Bytes that connections hold.
     pub memory_held: Cell<usize>,
-    /// Wakes the flusher.
-    pub flush: Signal,
-    /// Until when the flusher sleeps, if it does: it need not be told of lines that can wait longer.
-    pub flusher_wakes_at: Cell<Option<Instant>>,
     /// Set at the stop: connections answer what was read, and end.
     pub stopping: Cell<bool>,
-    /// Set when the last connection has ended: the flusher writes what is left, and ends.
-    pub closing: Cell<bool>,
 }
 
 impl Shard {
-    /// Tells the flusher about new lines, if it has to know now.
-    pub(crate) fn nudge_flusher(&self) {
-        match self.ingest.borrow().due() {
-            Due::Never => {}
-            Due::Now => self.flush.notify(),
-            Due::At(at) if self.flusher_wakes_at.get().is_some_and(|wakes| wakes <= at) => {}
-            Due::At(_) => self.flush.notify(),
-        }
-    }
-
     /// Whether connections hold as much memory as they may.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         self.memory_held.get() >= self.settings.connection_memory_bytes
@@ -134,28 +109,20 @@ const TICK: Duration = Duration::from_millis(50);
 /// Runs a shard until it is told to stop and has drained.
 pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) -> Ended {
     let counters = Rc::new(Counters::default());
-    let buf = sink.alloc(settings.batch_buffer_bytes);
+    let buf = sink.alloc(settings.intake.buffer_bytes);
+    let intake = Rc::new(Intake::new(settings.intake, Rc::clone(&counters), buf));
     let shard = Rc::new(Shard {
-        counters: Rc::clone(&counters),
-        ingest: RefCell::new(Ingest::new(
-            settings.level_min,
-            settings.batch,
-            buf,
-            Rc::clone(&counters),
-        )),
+        counters,
+        intake: Rc::clone(&intake),
         read_buffer: RefCell::new(vec![0; settings.read_bytes]),
         reply_buffer: RefCell::default(),
         registry: Registry::default(),
-        room: Crowd::default(),
         memory: Crowd::default(),
         memory_held: Cell::new(0),
-        flush: Signal::default(),
-        flusher_wakes_at: Cell::new(None),
         stopping: Cell::new(false),
-        closing: Cell::new(false),
         settings,
     });
-    let flusher = glommio::spawn_local(flusher::run(Rc::clone(&shard), sink));
+    let flusher = glommio::spawn_local(flusher::run(Rc::clone(&intake), sink));
     let entrance = listener::open(&shard, ties.listener, &ties.balance);
     glommio::spawn_local(listener::receive(
         Rc::clone(&shard),
@@ -177,8 +144,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         }
         sleep(Duration::from_millis(2)).await;
     }
-    shard.closing.set(true);
-    shard.flush.notify();
+    intake.close();
     let storage = flusher.await;
     keeper.cancel().await;
     let snapshot = shard.counters.snapshot();

@@ -262,7 +262,7 @@ impl Connection {
             self.awaited = None;
         }
         if self.waits_for == Some(WaitsFor::Room) {
-            let place = self.shard.room.join(self.place_in_room, cx.waker());
+            let place = self.shard.intake.room.join(self.place_in_room, cx.waker());
             self.place_in_room = Some(place);
             return false;
         }
@@ -356,7 +356,7 @@ impl Connection {
         let Connection { shard, lines, replies, is_first_line, input, .. } = self;
         let now = Instant::now();
         let terms = shard.settings.connection;
-        let mut ingest = shard.ingest.borrow_mut();
+        let mut ingest = shard.intake.ingest.borrow_mut();
         let (mut bad_hello, mut waits_for) = (None, None);
         let mut take = |frame: Frame<'_>| {
             if bad_hello.is_some() {
@@ -397,7 +397,7 @@ impl Connection {
         }
         drop(ingest);
         self.waits_for = waits_for;
-        self.shard.nudge_flusher();
+        self.shard.intake.nudge_flusher();
         if let Some(reason) = bad_hello {
             self.close_input(Code::BadHello, &reason);
         }

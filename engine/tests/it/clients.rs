@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-pub fn line(id: &str) -> String {
+pub(crate) fn line(id: &str) -> String {
     format!(r#"{{"level":"INFO","message":"hello from a test","id":"{id}"}}"#)
 }
 
 /// Keeps sending lines with ids of its own, some dozen unanswered at a time, and remembers which
 /// were acknowledged `ok`, until the connection ends.
-pub fn hammer(
+pub(crate) fn hammer(
     address: SocketAddr,
     name: String,
     hello: Option<&'static str>,

@@ -11,15 +11,15 @@ use proto::reply::OwnedReply;
 use tempfile::TempDir;
 
 /// Longer than anything a healthy engine needs, on a machine that does much else.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Engine {
+pub(crate) struct Engine {
     child: Child,
     pub address: SocketAddr,
     pub folder: TempDir,
 }
 
-pub fn command(folder: &Path) -> Command {
+pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logboom-engine"));
     command
         .env_clear()
@@ -34,12 +34,12 @@ pub fn command(folder: &Path) -> Command {
 }
 
 impl Engine {
-    pub fn start(settings: &[(&str, &str)]) -> Engine {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Engine {
         Engine::start_in(tempfile::tempdir().unwrap(), settings)
     }
 
     /// Starts on a folder that an earlier engine may have left.
-    pub fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Engine {
+    pub(crate) fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Engine {
         let ready = folder.path().join("ready");
         let _ = std::fs::remove_file(&ready);
         let mut child =
@@ -60,15 +60,15 @@ impl Engine {
         Engine { child, address: SocketAddr::from(([127, 0, 0, 1], port)), folder }
     }
 
-    pub fn log_dir(&self) -> PathBuf {
+    pub(crate) fn log_dir(&self) -> PathBuf {
         self.folder.path().join("logs")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -76,7 +76,7 @@ impl Engine {
     }
 
     /// Sends `input`, ends the sending side, and gives all replies.
-    pub fn converse(&self, input: &[u8]) -> Vec<OwnedReply> {
+    pub(crate) fn converse(&self, input: &[u8]) -> Vec<OwnedReply> {
         let mut stream = self.connect();
         let mut writer = stream.try_clone().unwrap();
         let input = input.to_vec();
@@ -92,18 +92,18 @@ impl Engine {
             .collect()
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// SIGTERM, and what the engine says at its end.
-    pub fn stop(mut self) -> Stopped {
+    pub(crate) fn stop(mut self) -> Stopped {
         self.signal("-TERM");
         self.wait()
     }
 
-    pub fn wait(&mut self) -> Stopped {
+    pub(crate) fn wait(&mut self) -> Stopped {
         let began = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
             assert!(began.elapsed() < PATIENCE, "the engine does not end in time");
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// The end that nobody can prepare for. Gives the folder for the next engine.
-    pub fn kill(mut self) -> TempDir {
+    pub(crate) fn kill(mut self) -> TempDir {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
@@ -134,7 +134,7 @@ impl Drop for Engine {
     }
 }
 
-pub struct Stopped {
+pub(crate) struct Stopped {
     pub code: Option<i32>,
     last: serde_json::Value,
     pub err: String,
@@ -143,16 +143,16 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    pub fn total(&self, name: &str) -> u64 {
+    pub(crate) fn total(&self, name: &str) -> u64 {
         self.last["totals"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {}", self.last))
     }
 
-    pub fn of_shards(&self, name: &str) -> Vec<u64> {
+    pub(crate) fn of_shards(&self, name: &str) -> Vec<u64> {
         let shards = self.last["shards"].as_array().unwrap();
         shards.iter().map(|shard| shard[name].as_u64().unwrap()).collect()
     }
 
-    pub fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         assert_eq!(self.code, Some(0), "{}", self.err);
         assert_eq!(self.total("in_flight"), 0);
         assert_eq!(
@@ -163,7 +163,7 @@ impl Stopped {
 }
 
 /// Every stored line below `folder/logs`, with how often it is there; blank lines are padding.
-pub fn stored(folder: &Path) -> BTreeMap<String, usize> {
+pub(crate) fn stored(folder: &Path) -> BTreeMap<String, usize> {
     let mut lines = BTreeMap::new();
     for segment in segments(&folder.join("logs")) {
         for line in BufReader::new(std::fs::File::open(&segment).unwrap()).lines() {
@@ -176,7 +176,7 @@ pub fn stored(folder: &Path) -> BTreeMap<String, usize> {
     lines
 }
 
-pub fn segments(log_dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn segments(log_dir: &Path) -> Vec<PathBuf> {
     let mut segments = Vec::new();
     for shard in std::fs::read_dir(log_dir).unwrap().map(|entry| entry.unwrap().path()) {
         if shard.file_name().unwrap().to_str().unwrap().starts_with("shard-") {
@@ -193,6 +193,6 @@ pub fn segments(log_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Runs the binary to its end.
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }

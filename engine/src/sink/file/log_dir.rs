@@ -66,7 +66,7 @@ impl Plan {
     }
 
     #[cfg(test)]
-    pub(super) fn for_test(log_dir: &Path, next: u64) -> Plan {
+    pub(crate) fn for_test(log_dir: &Path, next: u64) -> Plan {
         Plan { log_dir: log_dir.to_owned(), next: vec![next] }
     }
 }
