@@ -3,8 +3,9 @@
 //! The summary goes to stdout as text, or with `--json -` as exactly one JSON document; everything
 //! else goes to stderr.
 
-use std::io::Write as _;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -18,13 +19,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // clap answers --help and --version, and exits 2 with the knob's name for a wrong value.
     let args = Args::parse();
+    let json = match args.json.as_deref().map(Json::open).transpose() {
+        Ok(json) => json,
+        Err(error) => return complain(&error, exit_code::CANNOT_START),
+    };
     let stop = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => {
-            return complain(
-                &format!("cannot listen to signals: {error}"),
-                exit_code::CANNOT_START,
-            );
+            return complain(&format!("cannot catch signals: {error}"), exit_code::CANNOT_START);
         }
     };
     let mut print = |progress: &Progress| {
@@ -32,40 +34,65 @@ fn main() -> ExitCode {
             to_stderr(&format!("{progress}\n"));
         }
     };
-    match loadgen::run(&Config::from(&args), &stop, &mut print) {
-        Ok(outcome) => report(&outcome, args.json.as_deref()),
-        Err(error) => complain(&error.to_string(), error.exit_code()),
+    let outcome = match loadgen::run(&Config::from(&args), &stop, &mut print) {
+        Ok(outcome) => outcome,
+        Err(error) => return complain(&error.to_string(), error.exit_code()),
+    };
+    match report(&outcome, json) {
+        Ok(()) => outcome.exit_code.into(),
+        Err(error) => complain(&error, exit_code::BROKE),
+    }
+}
+
+/// Where the JSON document goes. A file is opened before the run: better no run than one whose
+/// result cannot be written.
+enum Json {
+    Stdout,
+    File(File, PathBuf),
+}
+
+impl Json {
+    fn open(path: &Path) -> Result<Json, String> {
+        if path.as_os_str() == "-" {
+            return Ok(Json::Stdout);
+        }
+        // Not truncated yet: what is there is of use until there is something better.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|error| cannot_write(path, &error))?;
+        Ok(Json::File(file, path.to_owned()))
     }
 }
 
 /// Prints the summary where it belongs.
-fn report(outcome: &Outcome, json: Option<&Path>) -> ExitCode {
+fn report(outcome: &Outcome, json: Option<Json>) -> Result<(), String> {
     let mut text = outcome.summary.text();
     for remark in &outcome.remarks {
         text.push_str(&format!("  remark     {remark}\n"));
     }
-    let Some(path) = json else {
-        return written("stdout", to_stdout(&text), outcome.exit_code);
+    let document = || {
+        let text = serde_json::to_string_pretty(&outcome.summary);
+        text.expect("a summary is plain data") + "\n"
     };
-    let document = serde_json::to_string_pretty(&outcome.summary).expect("a summary is plain data");
-    if path.as_os_str() == "-" {
-        to_stderr(&text);
-        return written("stdout", to_stdout(&format!("{document}\n")), outcome.exit_code);
+    match json {
+        None => to_stdout(&text),
+        Some(Json::Stdout) => {
+            to_stderr(&text);
+            to_stdout(&document())
+        }
+        Some(Json::File(mut file, path)) => {
+            // The text first: a full disk must not take it away.
+            to_stdout(&text)?;
+            let document = document();
+            let written = file.write_all(document.as_bytes());
+            // Cut to its length, where it is a file and not, say, a pipe.
+            let _ = file.set_len(document.len() as u64);
+            written.map_err(|error| cannot_write(&path, &error))
+        }
     }
-    // The text first: a full disk must not take it away.
-    let printed = to_stdout(&text);
-    let saved = std::fs::write(path, format!("{document}\n"));
-    if saved.is_err() {
-        return written(&format!("{} (--json)", path.display()), saved, outcome.exit_code);
-    }
-    written("stdout", printed, outcome.exit_code)
 }
 
-fn written(what: &str, result: std::io::Result<()>, exit_code: u8) -> ExitCode {
-    match result {
-        Ok(()) => exit_code.into(),
-        Err(error) => complain(&format!("cannot write {what}: {error}"), exit_code::BROKE),
-    }
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write {} (--json): {error}", path.display())
 }
 
 fn complain(text: &str, exit_code: u8) -> ExitCode {
@@ -73,13 +100,13 @@ fn complain(text: &str, exit_code: u8) -> ExitCode {
     exit_code.into()
 }
 
-fn to_stdout(text: &str) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+fn to_stdout(text: &str) -> Result<(), String> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| format!("cannot write to stdout: {error}"))
 }
 
 /// A stderr that is gone stops nothing.
 fn to_stderr(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -39,6 +39,8 @@ impl Hammer for Tcp {
     async fn connect(target: &Target, timeout: Duration) -> Result<Tcp, NoConnection> {
         let mut last = NoConnection::refused("no address");
         let count = target.addresses.len();
+        // An address that swallows packets must leave time for the others.
+        let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
         for offset in 0..count {
             let index = (target.preferred.get() + offset) % count;
             let address = target.addresses[index];

@@ -3,6 +3,8 @@
 //! Each test has a server of its own on a free port and runs for seconds at most. Times are only
 //! asserted as far as arithmetic gives them, with room for a busy machine above.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod load;
 mod server;
 mod tool;

@@ -226,3 +226,11 @@ fn a_name_that_does_not_resolve_is_unreachable() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("no-such-host.invalid (SERVER_HOST)"), "{stderr}");
 }
+
+#[test]
+fn a_summary_that_could_not_be_written_is_refused_before_the_run() {
+    let output = command(&["--json", "/no/such/folder/summary.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("/no/such/folder/summary.json (--json)"), "{stderr}");
+}
