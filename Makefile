@@ -1,46 +1,55 @@
-# Logboom, native. `make help` lists the targets.
+# Logboom, native. `make help` lists the targets; settings come from the environment:
+# `SERVER_PORT=9050 make run`.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 RUN := target/run
 BIN := target/release
+# The engine's pid, if it is one that `make run` started and that still runs.
+ENGINE_PID = { pid=$$(cat $(RUN)/pid 2>/dev/null) && \
+  [ "$$(cat /proc/$$pid/comm 2>/dev/null)" = logboom-engine ]; }
 
 .PHONY: build test check run load benchmark stop clean help
 
 build: ## Build the three programs, optimised
 	cargo build --release
 
-test: ## Run all tests (cargo-nextest where it is installed, else cargo test)
-	@if command -v cargo-nextest >/dev/null 2>&1; then cargo nextest run --workspace; \
+test: ## Run all tests (by cargo-nextest where it is installed)
+	@if command -v cargo-nextest >/dev/null 2>&1; then \
+	  cargo nextest run --workspace && cargo test --workspace --doc; \
 	else cargo test --workspace; fi
 
-check: ## Formatting and lints, as CI has them
+check: ## Formatting, lints and documentation, as CI has them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-run: build ## Start the engine in the background, on port 9000 with its segments in ./logs
-	@mkdir -p $(RUN)
-	@if [ -f $(RUN)/pid ] && kill -0 "$$(cat $(RUN)/pid)" 2>/dev/null; then \
-	  echo "the engine runs already (pid $$(cat $(RUN)/pid))"; exit 1; fi
-	@rm -f $(RUN)/ready; READY_FILE=$(RUN)/ready $(BIN)/logboom-engine >$(RUN)/out 2>$(RUN)/log & \
+run: build ## Start the engine in the background: port 9000, segments in ./logs
+	@if $(ENGINE_PID); then echo "the engine runs already (pid $$pid)"; exit 1; fi
+	@mkdir -p $(RUN); rm -f $(RUN)/ready $(RUN)/pid; \
+	READY_FILE=$(RUN)/ready nohup $(BIN)/logboom-engine </dev/null >$(RUN)/out 2>$(RUN)/log & \
 	pid=$$!; echo $$pid >$(RUN)/pid; \
 	until [ -f $(RUN)/ready ]; do \
-	  kill -0 $$pid 2>/dev/null || { cat $(RUN)/log; rm -f $(RUN)/pid; exit 3; }; sleep 0.1; done; \
+	  if ! kill -0 $$pid 2>/dev/null; then cat $(RUN)/log; rm -f $(RUN)/pid; exit 3; fi; \
+	  sleep 0.1; \
+	done; \
 	cat $(RUN)/log
 
-load: build ## 1000 logs by 5 workers against the running engine
+load: build ## Send 1000 logs by 5 workers to the engine that runs
 	$(BIN)/logboom-loadgen -n 1000 -c 5
 
-benchmark: build ## Five tiers and a peak against an engine of its own, with audit and verdict
+benchmark: build ## Five tiers and a peak against an engine of its own: audit, verdict, report
 	$(BIN)/logboom-bench
 
-stop: ## Drain and stop the engine that `make run` started
-	@if [ ! -f $(RUN)/pid ]; then echo "no engine was started by make run"; exit 0; fi; \
-	pid=$$(cat $(RUN)/pid); kill -TERM "$$pid" 2>/dev/null || true; \
-	while kill -0 "$$pid" 2>/dev/null; do sleep 0.1; done; rm -f $(RUN)/pid; tail -n 1 $(RUN)/out
+stop: ## Drain and stop the engine that `make run` started, and show its totals
+	@if ! $(ENGINE_PID); then rm -f $(RUN)/pid; echo "no engine of make run is running"; exit 0; fi; \
+	kill -TERM $$pid; \
+	while [ -d /proc/$$pid ]; do sleep 0.1; done; \
+	rm -f $(RUN)/pid; tail -n 1 $(RUN)/out
 
-clean: ## Remove what was built and measured (segments in ./logs stay)
+clean: ## Remove what was built and measured; segments in ./logs stay
+	@if $(ENGINE_PID); then echo "the engine runs (pid $$pid): make stop first"; exit 1; fi
 	cargo clean
 	rm -rf results
 
-help: ## This list
+help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
