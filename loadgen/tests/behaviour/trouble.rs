@@ -1,7 +1,7 @@
 //! Targets that die, lie or say nothing, and users who lose patience: the count stays whole.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -233,4 +233,28 @@ fn a_summary_that_could_not_be_written_is_refused_before_the_run() {
     assert_eq!(output.status.code(), Some(3));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("/no/such/folder/summary.json (--json)"), "{stderr}");
+}
+
+#[test]
+fn a_target_that_swallows_packets_is_unreachable_and_a_signal_ends_the_wait() {
+    // A full accept queue: the kernel drops what knocks.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut guests = Vec::new();
+    while let Ok(guest) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        guests.push(guest);
+    }
+    let run = run(address.port(), "-n 4 -c 2 --connect-timeout-secs 1");
+    assert_eq!((run.code, run.verdict(), run.error("refused")), (15, "unreachable", 4));
+
+    let child = start(address.port(), "-n 4 -c 2 --connect-timeout-secs 60");
+    std::thread::sleep(Duration::from_millis(800));
+    let begin = Instant::now();
+    signal(&child, "-INT");
+    let run = finish(child);
+    assert_eq!((run.code, run.error("refused")), (130, 4));
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
