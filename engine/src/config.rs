@@ -48,7 +48,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 9000)]
     pub server_port: u16,
     /// Bytes asked per read; never bounds a line
-    #[arg(long, env, default_value = "262144", value_parser = units::bytes_usize)]
+    #[arg(long, env, default_value = "65536", value_parser = units::bytes_usize)]
     pub buffer_size: usize,
     /// Store lines below LOG_DIR; false parses, counts and acknowledges only
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]

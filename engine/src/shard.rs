@@ -68,6 +68,8 @@ pub(crate) struct Shard {
     pub memory: Crowd,
     /// Bytes that connections hold.
     pub memory_held: Cell<usize>,
+    /// Refused clients that are being told why.
+    pub refusals: Cell<usize>,
     /// Set at the stop: connections answer what was read, and end.
     pub stopping: Cell<bool>,
 }
@@ -119,6 +121,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         registry: Registry::default(),
         memory: Crowd::default(),
         memory_held: Cell::new(0),
+        refusals: Cell::new(0),
         stopping: Cell::new(false),
         settings,
     });

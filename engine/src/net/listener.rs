@@ -29,6 +29,8 @@ use crate::shard::Shard;
 const BACKLOG: i32 = 4096;
 /// After a failed accept (EMFILE fails at once and for ever).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Refused clients that are told why at a time; more are dropped without a word.
+const REFUSALS_MAX: usize = 64;
 /// Descriptors on their way to another shard; when that many wait, the accepting shard serves.
 const HAND_OVER_MAX: usize = 256;
 
@@ -209,10 +211,15 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>) {
 
 fn refuse(shard: &Rc<Shard>, stream: TcpStream) {
     shard.counters.add(Counter::ConnectionsRefused, 1);
+    if shard.refusals.get() >= REFUSALS_MAX {
+        return;
+    }
+    shard.refusals.set(shard.refusals.get() + 1);
     let shard = Rc::clone(shard);
     glommio::spawn_local(async move {
         connection::refuse(&shard, stream, Code::TooManyConnections, "CONNECTIONS_MAX is reached")
             .await;
+        shard.refusals.set(shard.refusals.get() - 1);
     })
     .detach();
 }
