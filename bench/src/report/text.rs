@@ -1,0 +1,293 @@
+//! The report as people read it: tables, verdict, and one sentence.
+//!
+//! Owns the layout. Columns are aligned by hand: a table crate would bring its own ideas of width
+//! and borders for the forty lines here. Pure.
+
+use loadgen::summary::LatencySummary;
+
+use super::{Report, TierReport};
+use crate::judge::Verdict;
+use crate::observe::Resources;
+
+/// The whole text. Lines end in `\n`.
+pub fn render(report: &Report, colour: bool) -> String {
+    let mut out = String::new();
+    if !report.tiers.is_empty() {
+        out += &counts(report).render();
+        out.push('\n');
+        out += &latencies(report).render();
+        out.push('\n');
+        out += &resources(report).render();
+        out.push('\n');
+    }
+    for tier in &report.tiers {
+        for remark in &tier.remarks {
+            out += &format!("note     {}: {remark}\n", tier.name);
+        }
+    }
+    if report.tool.build == "debug" {
+        out += "note     this is a debug build: its figures say little\n";
+    }
+    for tier in &report.tiers {
+        for failure in &tier.verification.failures {
+            out += &format!("problem  {}: {}\n", tier.name, failure.text);
+        }
+    }
+    if let Some(trouble) = &report.trouble {
+        out += &format!("problem  {trouble}\n");
+    }
+    let (word, paint) = match report.verdict {
+        Verdict::Pass => ("PASS", "32"),
+        Verdict::Fail => ("FAIL", "31"),
+        Verdict::Invalid => ("INVALID", "33"),
+        Verdict::Interrupted => ("INTERRUPTED", "33"),
+        Verdict::Unreachable => ("UNREACHABLE", "31"),
+        Verdict::Broken => ("BROKEN", "31"),
+    };
+    let word = if colour { format!("\x1b[1;{paint}m{word}\x1b[0m") } else { word.to_owned() };
+    out += &format!("{word}  {}\n", report.sentence);
+    out
+}
+
+/// The result to quote.
+pub fn sentence(report: &Report) -> String {
+    let count = report.tiers.len();
+    let failed = || report.tiers.iter().find(|tier| !tier.verification.pass);
+    match report.verdict {
+        Verdict::Pass => best(report),
+        Verdict::Fail | Verdict::Invalid => {
+            let Some(tier) = failed() else { return best(report) };
+            let reasons: Vec<&str> =
+                tier.verification.failures.iter().map(|failure| &*failure.text).collect();
+            let what = if report.verdict == Verdict::Fail { "failed" } else { "could not judge" };
+            format!("Logboom {what} {}: {}.", tier.name, reasons.join("; "))
+        }
+        Verdict::Interrupted => {
+            format!("The run was interrupted; {count} tiers are in its report.")
+        }
+        Verdict::Unreachable => "The engine could not be reached.".to_owned(),
+        Verdict::Broken => format!("The run broke; {count} tiers are in its report."),
+    }
+}
+
+fn best(report: &Report) -> String {
+    let Some(tier) = report.tiers.iter().max_by_key(|tier| tier.summary.load.ok) else {
+        return "Nothing was run.".to_owned();
+    };
+    let summary = &tier.summary;
+    let p99 = match summary.latency.response.p99_ns {
+        Some(ns) => format!(", p99 {}", time(ns)),
+        None => String::new(),
+    };
+    let cores = report.host.cores.engine.len();
+    let (who, place) = match &report.config.target {
+        Some(target) => (target.as_str(), String::new()),
+        None => {
+            let noun = if cores == 1 { "core" } else { "cores" };
+            let shared = report.host.cores.engine == report.host.cores.generator;
+            let shared = if shared { ", shared with the generator" } else { "" };
+            ("Logboom", format!(" on {cores} engine {noun}{shared}"))
+        }
+    };
+    let kept = match report.tiers.iter().all(|tier| tier.verification.audit.is_some()) {
+        true => "every acknowledged line was found on disk",
+        false => "what is on disk was not assessed",
+    };
+    format!(
+        "{who} took {} lines in {} ({}/s{p99}){place}; {kept}.",
+        quantity(summary.load.ok as f64),
+        time(summary.duration_ns),
+        short_rate(tier.verification.achieved_per_s),
+    )
+}
+
+fn counts(report: &Report) -> Table {
+    let mut table = Table::new(
+        "tier",
+        &["messages", "ok", "failed", "time", "rate/s", "asked/s", "on disk", "missing", "verdict"],
+    );
+    for tier in &report.tiers {
+        let TierReport { summary, verification, .. } = tier;
+        let audit = verification.audit.as_ref();
+        let not_assessed = || "-".to_owned();
+        table.row(
+            &tier.name,
+            vec![
+                thousands(summary.load.offered),
+                thousands(summary.load.ok),
+                format!("{:.2} %", verification.error_rate * 100.0),
+                time(summary.duration_ns),
+                rate(verification.achieved_per_s),
+                verification.min_rps.map_or_else(not_assessed, rate),
+                audit.map_or_else(not_assessed, |audit| thousands(audit.stored)),
+                audit.map_or_else(not_assessed, |audit| thousands(audit.missing)),
+                if verification.pass { "pass".to_owned() } else { "FAIL".to_owned() },
+            ],
+        );
+    }
+    table
+}
+
+fn latencies(report: &Report) -> Table {
+    let mut table =
+        Table::new("latency", &["", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"]);
+    for tier in &report.tiers {
+        let latency = &tier.summary.latency;
+        let kinds =
+            [("response", &latency.response), ("service", &latency.service), ("lag", &latency.lag)];
+        for (index, (kind, latency)) in kinds.into_iter().enumerate() {
+            let mut cells = vec![kind.to_owned()];
+            cells.extend(percentiles(latency));
+            table.row(if index == 0 { &tier.name } else { "" }, cells);
+        }
+    }
+    table
+}
+
+fn percentiles(latency: &LatencySummary) -> [String; 7] {
+    [
+        ("p50_ns", latency.p50_ns),
+        ("p90_ns", latency.p90_ns),
+        ("p95_ns", latency.p95_ns),
+        ("p99_ns", latency.p99_ns),
+        ("p999_ns", latency.p999_ns),
+        ("p9999_ns", latency.p9999_ns),
+        ("max_ns", latency.max_ns),
+    ]
+    .map(|(field, value)| match value {
+        None => "-".to_owned(),
+        Some(ns) if latency.is_lower_bound(field) => format!("> {}", time(ns)),
+        Some(ns) => time(ns),
+    })
+}
+
+fn resources(report: &Report) -> Table {
+    let mut table = Table::new(
+        "cost",
+        &["", "cpu mean", "cpu peak", "cpu-s", "cpu-s/million", "memory mean", "memory peak"],
+    );
+    for tier in &report.tiers {
+        let sides = [("engine", tier.resources.engine.as_ref())]
+            .into_iter()
+            .chain([("generator", Some(&tier.resources.generator))]);
+        for (index, (side, resources)) in sides.enumerate() {
+            let mut cells = vec![side.to_owned()];
+            cells.extend(resources.map_or_else(|| [const { String::new() }; 6], cost));
+            table.row(if index == 0 { &tier.name } else { "" }, cells);
+        }
+    }
+    table
+}
+
+fn cost(resources: &Resources) -> [String; 6] {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    [
+        format!("{:.0} %", resources.cpu_mean_percent),
+        format!("{:.0} %", resources.cpu_peak_percent),
+        format!("{:.3}", resources.cpu_seconds),
+        resources.cpu_seconds_per_million.map_or("-".to_owned(), |cost| format!("{cost:.2}")),
+        mib(resources.rss_mean_bytes),
+        mib(resources.rss_peak_bytes),
+    ]
+}
+
+/// Rows of cells; the first column stands left, the others right.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(name: &str, columns: &[&str]) -> Table {
+        let mut table = Table { rows: Vec::new() };
+        table.row(name, columns.iter().map(|column| (*column).to_owned()).collect());
+        table
+    }
+
+    fn row(&mut self, name: &str, cells: Vec<String>) {
+        self.rows.push([vec![name.to_owned()], cells].concat());
+    }
+
+    fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+                match column {
+                    0 => line += &format!("{cell:<width$}"),
+                    _ => line += &format!("  {cell:>width$}"),
+                }
+            }
+            out += line.trim_end();
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// `1,234,567`.
+pub fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Three significant digits with a unit: `12.3 ms`.
+pub fn time(ns: u64) -> String {
+    let value = ns as f64;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => digits(value / 1e3) + " µs",
+        1_000_000..1_000_000_000 => digits(value / 1e6) + " ms",
+        _ => digits(value / 1e9) + " s",
+    }
+}
+
+/// A rate: whole from a hundred up.
+pub fn rate(per_s: f64) -> String {
+    if per_s < 99.95 {
+        return format!("{per_s:.1}");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+    thousands(per_s.round() as u64)
+}
+
+fn digits(value: f64) -> String {
+    match value {
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// `50 million`, `1.23 million`, `50,000`.
+fn quantity(value: f64) -> String {
+    if value < 1e6 {
+        return rate(value).trim_end_matches(".0").to_owned();
+    }
+    let digits = digits(value / 1e6);
+    let digits = if digits.contains('.') { digits.trim_end_matches('0') } else { &digits };
+    format!("{} million", digits.trim_end_matches('.'))
+}
+
+/// `1.79 M`, `834 k`, `95`.
+fn short_rate(per_s: f64) -> String {
+    match per_s {
+        1e6.. => digits(per_s / 1e6) + " M",
+        1e4.. => digits(per_s / 1e3) + " k",
+        _ => rate(per_s),
+    }
+}
+
+#[cfg(test)]
+mod tests;
