@@ -21,7 +21,8 @@ test: ## Run all tests (by cargo-nextest where it is installed)
 check: ## Formatting, lints and documentation, as CI has them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+	  cargo doc --workspace --no-deps --document-private-items
 
 run: build ## Start the engine in the background: port 9000, segments in ./logs
 	@if $(ENGINE_PID); then echo "the engine runs already (pid $$pid)"; exit 1; fi

@@ -1,8 +1,8 @@
 //! What this machine allows the engine, and what to do about each thing that is short.
 //!
-//! [`gather`] asks the machine, plain functions judge what it said, [`Report`] prints one item a
-//! line. Invariants: nothing is left behind (the file that tries LOG_DIR is removed), and the
-//! report is unfit exactly when the engine could not start and store here.
+//! One function asks the machine, plain ones judge what it said, [`Report`] prints one item a line.
+//! Invariants: nothing is left behind (the file that tries LOG_DIR is removed), and the report is
+//! unfit exactly when the engine could not start and store here.
 
 use std::fmt;
 use std::io::{self, Write as _};
