@@ -15,3 +15,10 @@ pub const DEPTH_MAX: usize = 128;
 
 /// How much of a client's text a reason quotes at most, in bytes.
 pub const QUOTED_BYTES_MAX: usize = 32;
+
+/// Longest reason that is sent, in bytes of UTF-8 before escaping; a longer one is cut.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// Longest line that a server sends, with its line end: a reason and an id of control characters
+/// alone, which take six bytes each, and all other fields.
+pub const REPLY_BYTES_MAX: usize = 4096;

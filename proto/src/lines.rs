@@ -45,10 +45,20 @@ pub struct Lines {
     carry: Vec<u8>,
     /// Where the carry's first byte that still counts stands.
     start: usize,
-    /// A [`Frame::TooLong`] was held; it comes before everything in the carry.
-    owes_too_long: bool,
+    held: Held,
     /// Inside a line that is too long: drop up to its `\n`. The carry is then empty.
     discarding: bool,
+}
+
+/// What the caller held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Held {
+    /// The carry is the begin of a line, or empty, and need not be searched for a `\n` again.
+    Nothing,
+    /// The carry begins with a whole line.
+    Line,
+    /// A [`Frame::TooLong`], which comes before everything in the carry.
+    TooLong,
 }
 
 impl Lines {
@@ -59,7 +69,7 @@ impl Lines {
             line_bytes_max,
             carry: Vec::new(),
             start: 0,
-            owes_too_long: false,
+            held: Held::Nothing,
             discarding: false,
         }
     }
@@ -86,12 +96,10 @@ impl Lines {
             rest = &rest[end.map_or(rest.len(), |end| end + 1)..];
             let last = more.last().or(self.carry.last());
             if self.passes_bound(self.carry.len() + more.len(), last) {
-                self.carry.clear();
+                self.empty();
                 self.discarding = end.is_none();
                 if on(Frame::TooLong) == Flow::Hold {
-                    self.owes_too_long = true;
-                    self.keep(rest);
-                    return Flow::Hold;
+                    return self.hold(Held::TooLong, rest);
                 }
             } else {
                 self.carry.extend_from_slice(more);
@@ -100,12 +108,10 @@ impl Lines {
                 }
                 if offer(&self.carry, &mut on) == Flow::Hold {
                     self.carry.push(b'\n');
-                    self.keep(rest);
-                    return Flow::Hold;
+                    return self.hold(Held::Line, rest);
                 }
-                self.carry.clear();
+                self.empty();
             }
-            self.release();
         }
         while let Some(end) = memchr(b'\n', rest) {
             let line = &rest[..end];
@@ -115,12 +121,19 @@ impl Lines {
                 offer(line, &mut on)
             };
             if flow == Flow::Hold {
-                self.keep(rest);
-                return Flow::Hold;
+                return self.hold(Held::Line, rest);
             }
             rest = &rest[end + 1..];
         }
-        self.begin(rest, &mut on)
+        if self.passes_bound(rest.len(), rest.last()) {
+            self.discarding = true;
+            if on(Frame::TooLong) == Flow::Hold {
+                return self.hold(Held::TooLong, &[]);
+            }
+        } else {
+            self.carry.extend_from_slice(rest);
+        }
+        Flow::Next
     }
 
     /// At the end of the stream: the unterminated rest is a line, too. On [`Flow::Hold`] call again.
@@ -129,8 +142,7 @@ impl Lines {
             return Flow::Hold;
         }
         self.discarding = false;
-        self.carry.clear();
-        self.release();
+        self.empty();
         Flow::Next
     }
 
@@ -143,7 +155,7 @@ impl Lines {
     /// True between lines when nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.carry.is_empty() && !self.owes_too_long && !self.discarding
+        self.carry.is_empty() && self.held == Held::Nothing && !self.discarding
     }
 
     /// Memory that the carry occupies, in bytes.
@@ -152,16 +164,12 @@ impl Lines {
         self.carry.capacity()
     }
 
-    /// Offers what an earlier call held. On `Next` the carry is a line's begin, or empty.
+    /// Offers what an earlier call held.
     fn offer_held(&mut self, on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
-        if self.owes_too_long {
-            if on(Frame::TooLong) == Flow::Hold {
-                return Flow::Hold;
-            }
-            self.owes_too_long = false;
-        }
-        if self.carry.is_empty() {
-            return Flow::Next;
+        match self.held {
+            Held::Nothing => return Flow::Next,
+            Held::TooLong if on(Frame::TooLong) == Flow::Hold => return Flow::Hold,
+            Held::TooLong | Held::Line => self.held = Held::Line,
         }
         while let Some(end) = memchr(b'\n', &self.carry[self.start..]) {
             let line = &self.carry[self.start..self.start + end];
@@ -171,7 +179,7 @@ impl Lines {
                 offer(line, on)
             };
             if flow == Flow::Hold {
-                // Each byte is moved at most once per halving: linear over the carry's life.
+                // Moves no more bytes than were consumed: linear over the carry's life.
                 if self.start >= self.carry.len() / 2 {
                     self.carry.drain(..self.start);
                     self.start = 0;
@@ -180,32 +188,24 @@ impl Lines {
             }
             self.start += end + 1;
         }
+        self.held = Held::Nothing;
         self.carry.drain(..self.start);
         self.start = 0;
+        self.carry.shrink_to(KEEP_BYTES_MAX);
         if self.passes_bound(self.carry.len(), self.carry.last()) {
-            self.carry.clear();
+            self.empty();
             self.discarding = true;
             if on(Frame::TooLong) == Flow::Hold {
-                self.owes_too_long = true;
-                return Flow::Hold;
+                return self.hold(Held::TooLong, &[]);
             }
         }
-        self.release();
         Flow::Next
     }
 
-    /// Starts a line whose end has not come yet.
-    fn begin(&mut self, rest: &[u8], on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
-        if self.passes_bound(rest.len(), rest.last()) {
-            self.discarding = true;
-            if on(Frame::TooLong) == Flow::Hold {
-                self.owes_too_long = true;
-                return Flow::Hold;
-            }
-        } else {
-            self.carry.extend_from_slice(rest);
-        }
-        Flow::Next
+    fn hold(&mut self, what: Held, behind: &[u8]) -> Flow {
+        self.held = what;
+        self.keep(behind);
+        Flow::Hold
     }
 
     /// Appends behind what is held.
@@ -226,9 +226,11 @@ impl Lines {
         len - usize::from(last == Some(&b'\r')) > self.line_bytes_max
     }
 
-    /// Gives memory back when the carry is empty and large.
-    fn release(&mut self) {
-        if self.carry.is_empty() && self.carry.capacity() > KEEP_BYTES_MAX {
+    /// Empties the carry, and gives its memory back if that is large.
+    fn empty(&mut self) {
+        self.start = 0;
+        self.carry.clear();
+        if self.carry.capacity() > KEEP_BYTES_MAX {
             self.carry = Vec::new();
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::code::Code;
 use crate::json::{write_integer, write_string};
+use crate::limits::REASON_BYTES_MAX;
 use crate::record::{Id, Rejection};
 
 /// The most frequent reply, ready to be copied.
@@ -100,7 +101,8 @@ impl<'a> Reply<'a> {
         Reply { count, ..self }
     }
 
-    /// Appends the line with its `\n`. `count` is written only when above 1.
+    /// Appends the line with its `\n`, at most [`REPLY_BYTES_MAX`](crate::limits::REPLY_BYTES_MAX)
+    /// bytes if the id is a valid one. `count` is written only when above 1.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"status\":\"");
         out.extend_from_slice(self.status.as_str().as_bytes());
@@ -112,7 +114,7 @@ impl<'a> Reply<'a> {
         }
         if let Some(reason) = self.reason {
             out.extend_from_slice(b",\"reason\":");
-            write_string(reason, out);
+            write_string(&reason[..reason.floor_char_boundary(REASON_BYTES_MAX)], out);
         }
         match self.id {
             None => {}

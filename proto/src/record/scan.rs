@@ -30,7 +30,10 @@ pub(super) fn scan<'l>(line: &'l [u8], fields: &mut Fields<'l>) -> Option<Root> 
         cursor.value(0)?;
         Root::Other
     };
-    let whole = cursor.at == line.len() || cursor.skip_white() == 0 && cursor.at == line.len();
+    if cursor.at < line.len() {
+        cursor.skip_white();
+    }
+    let whole = cursor.at == line.len();
     let utf8 = cursor.seen & HIGHS == 0 || std::str::from_utf8(line).is_ok();
     (whole && utf8).then_some(root)
 }

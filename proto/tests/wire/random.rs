@@ -2,14 +2,11 @@
 //! documents made up from scratch. Every random input is a function of a number that is printed
 //! when it fails.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails, also in its helpers")]
-
-#[path = "../fuzz/harness.rs"]
-mod harness;
-
 use std::path::Path;
 
 use fastrand::Rng;
+
+use crate::harness;
 
 fn seeds() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
@@ -44,19 +41,14 @@ fn every_committed_seed_passes() {
 
 #[test]
 fn every_committed_seed_passes_with_other_bounds_cuts_and_holds() {
-    for (name, mut seed) in seeds() {
+    for (name, seed) in seeds() {
         for bound in 0..6 {
-            for cuts in [0, 1, 5, 40, 255] {
-                for holds in [0, 1, 3] {
+            for cuts in [0, 5, 40, 255] {
+                for holds in [0, 1, 4] {
                     let _case = Case(format!("{name} {bound} {cuts} {holds}"));
-                    seed[..3].copy_from_slice(&[bound, cuts, holds]);
-                    let stream = &seed[3..];
-                    harness::check_lines(
-                        stream,
-                        [1, 8, 63, 300, 5000, 262_144][usize::from(bound)],
-                        cuts,
-                        holds,
-                    );
+                    let mut input = vec![bound, cuts, holds];
+                    input.extend_from_slice(seed.get(3..).unwrap_or_default());
+                    harness::check(&input);
                 }
             }
         }
@@ -66,7 +58,7 @@ fn every_committed_seed_passes_with_other_bounds_cuts_and_holds() {
 #[test]
 fn mutated_seeds_pass() {
     let seeds = seeds();
-    for number in 0..6000 {
+    for number in 0..4000 {
         let _case = Case(format!("mutation {number}"));
         let mut rng = Rng::with_seed(number);
         let mut input = rng.choice(&seeds).unwrap().1.clone();
@@ -79,7 +71,7 @@ fn mutated_seeds_pass() {
 
 #[test]
 fn documents_made_up_from_scratch_pass() {
-    for number in 0..6000 {
+    for number in 0..4000 {
         let _case = Case(format!("document {number}"));
         let mut rng = Rng::with_seed(number);
         let mut input = vec![rng.u8(..), rng.u8(..), rng.u8(..)];
