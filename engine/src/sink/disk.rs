@@ -206,6 +206,7 @@ fn is_in_memory(path: &Path) -> bool {
 pub(crate) mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use glommio::LocalExecutorBuilder;
 
@@ -225,12 +226,19 @@ pub(crate) mod tests {
         let memory = tempfile::tempdir_in("/dev/shm").ok();
         let executor = LocalExecutorBuilder::default().make().unwrap();
         executor.run(async {
+            // glommio can sleep with a task ready to run until the next event: see to one.
+            let heartbeat = glommio::spawn_local(async {
+                loop {
+                    glommio::timer::sleep(Duration::from_millis(10)).await;
+                }
+            });
             work(RealDisk::default(), plain.path().join("direct")).await;
             work(buffered(), plain.path().join("buffered")).await;
             match &memory {
                 Some(memory) => work(RealDisk::default(), memory.path().join("memory")).await,
                 None => eprintln!("skipped: no /dev/shm to test tmpfs on"),
             }
+            heartbeat.cancel().await;
         });
     }
 

@@ -28,6 +28,11 @@ fn seed() -> u64 {
     seed
 }
 
+/// How often a random test runs: ROUNDS, or what fits into a second or two.
+fn rounds(usual: usize) -> usize {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
+}
+
 fn plan(log_dir: &Path, next: u64) -> Plan {
     Plan::for_test(log_dir, next)
 }
@@ -288,7 +293,7 @@ impl Run {
 #[test]
 fn whatever_fails_the_file_holds_the_acknowledged_lines() {
     let rng = &mut Rng::with_seed(seed());
-    for round in 0..400 {
+    for round in 0..rounds(120) {
         let (run, sink) = run(rng, [0, 3, 10, 40][round % 4], [0, 30, 100][round % 3]);
         let failed_before = run.disk.log().iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
         let closed = block_on(sink.close());
@@ -419,7 +424,7 @@ fn recovered(root: &Path, offered: &[u8]) -> (Vec<u8>, RecoveryReport) {
 #[test]
 fn after_a_kill_what_was_written_is_there_and_after_a_power_loss_what_was_synced() {
     let rng = &mut Rng::with_seed(seed());
-    for round in 0..150 {
+    for round in 0..rounds(50) {
         let (run, _sink) = run(rng, [0, 4, 20][round % 3], [0, 40][round % 2]);
         let offered = run.offered.concat();
         let root = memory_dir();
