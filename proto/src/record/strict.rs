@@ -1,4 +1,4 @@
-//! The slow path: `serde_json` decides what `scan` left undecided, and words the rejection.
+//! The slow path: `serde_json` decides what the other paths left undecided, and words the rejection.
 //!
 //! As strict as reading a `serde_json::Value`, but nothing is kept except the three fields, and
 //! [`DEPTH_MAX`] levels are allowed where the built-in limit allows one less.
@@ -7,14 +7,14 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{Fields, Record, Rejection, Scratch, Value, not_an_object};
+use super::{Fields, Record, Rejection, Value, not_an_object};
 use crate::code::Code;
 use crate::limits::DEPTH_MAX;
 
 #[cold]
 pub(super) fn decide<'s>(
     line: &[u8],
-    scratch: &'s mut Scratch,
+    id_text: &'s mut String,
 ) -> Result<Record<'s>, Rejection<'s>> {
     let reject = |code, reason: String| Err(Rejection { code, reason: reason.into(), id: None });
     let text = match std::str::from_utf8(line) {
@@ -33,7 +33,7 @@ pub(super) fn decide<'s>(
     };
     let Owned::Object(Some(fields)) = value else { return Err(not_an_object()) };
     let OwnedFields { level, message, id } = &*fields;
-    Fields { level: level.borrow(), message: message.borrow(), id: id.borrow() }.judge(scratch)
+    Fields { level: level.borrow(), message: message.borrow(), id: id.borrow() }.judge(id_text)
 }
 
 /// serde_json's own words, without the line number, which is always 1.
