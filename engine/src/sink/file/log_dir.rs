@@ -13,7 +13,7 @@ use super::recovery::{self, RecoveryReport};
 use super::segments;
 use crate::sink::disk::FILE_MODE;
 
-const DIRECTORY_MODE: u32 = 0o750;
+pub(super) const DIRECTORY_MODE: u32 = 0o750;
 
 /// Why LOG_DIR cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,13 @@ impl LogDir {
         };
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(DIRECTORY_MODE);
+        let new: Vec<_> = path.ancestors().take_while(|path| is_missing(path)).collect();
         builder.create(path).map_err(unusable(path))?;
+        for made in new {
+            // "" is the parent of a relative name.
+            let parent = made.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
+            sync_directory(parent).map_err(unusable(parent))?;
+        }
         let lock = lock(path)?;
 
         let found = segments::shards(path).map_err(unusable(path))?;
@@ -92,7 +98,7 @@ impl LogDir {
             let directory = segments::shard_directory(path, shard);
             builder.create(&directory).map_err(unusable(&directory))?;
         }
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(unusable(path))?;
+        sync_directory(path).map_err(unusable(path))?;
 
         let mut recovery = RecoveryReport::default();
         let mut next = vec![1; shards];
@@ -115,6 +121,15 @@ impl LogDir {
     pub fn plan(&self) -> Plan {
         self.plan.clone()
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    path != "" && !path.exists()
+}
+
+/// Makes creations and removals in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 fn lock(log_dir: &Path) -> Result<File, OpenError> {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use memchr::{memchr, memrchr};
 use proto::record::{Record, Scratch};
 
+use super::log_dir::{DIRECTORY_MODE, sync_directory};
 use super::segments;
 use crate::sink::disk::FILE_MODE;
 
@@ -25,7 +26,6 @@ use crate::sink::disk::FILE_MODE;
 pub const LINE_BYTES_RECOVERABLE: usize = 64 << 20;
 
 const CHUNK_BYTES: usize = 1 << 20;
-const DIRECTORY_MODE: u32 = 0o750;
 
 /// What recovery found and did, over all shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,10 +205,6 @@ fn is_valid(line: &[u8], scratch: &mut Scratch) -> bool {
     // A NUL is a hole that a lost write left; JSON allows it nowhere, so the parser refuses it,
     // too, but that is its business.
     memchr(0, line).is_none() && Record::parse(line, scratch).is_ok()
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn are_equal(left: &Path, right: &Path) -> io::Result<bool> {
