@@ -27,13 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::measure::environment::{Environment, Granted};
-use crate::measure::ledger::Ledger;
 use crate::measure::progress::Series;
 use crate::measure::recorder::Totals;
 use crate::measure::resources::{Cpu, Resources};
-use crate::measure::summary::{
-    LatencySummaries, Load, Rate, SCHEMA_VERSION, Summary, Tool, Verdict,
-};
+use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
 use crate::plan::schedule::Schedule;
@@ -41,6 +38,7 @@ use crate::shard::{News, Orders, Report};
 
 #[cfg(test)]
 mod allocations;
+mod awake;
 mod clock;
 pub mod config;
 mod dispatch;
@@ -54,8 +52,9 @@ mod worker;
 
 pub use config::{Args, Config};
 pub use error::Error;
-pub use measure::ledger::LedgerConnection;
+pub use measure::ledger::{Ledger, LedgerConnection};
 pub use measure::progress::Progress;
+pub use measure::summary::{Summary, Verdict};
 pub use measure::{ledger, summary};
 
 /// What a run leaves behind.

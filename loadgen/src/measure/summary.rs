@@ -347,6 +347,7 @@ impl Summary {
             for cell in rest {
                 write!(out, " {cell:>11}")?;
             }
+            out.truncate(out.trim_end().len());
             writeln!(out)
         };
         row(out, ["", "offered", "sent", "ok", "filtered", "error", "unanswered", "unsent"])?;
@@ -535,6 +536,57 @@ mod tests {
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(thousands(12), "12");
         assert_eq!((rate(12.34), rate(1234.5)), ("12.3".to_owned(), "1,235".to_owned()));
+    }
+
+    #[test]
+    fn the_text_says_the_verdict_first_and_marks_lower_bounds() {
+        let mut latencies = Latencies::default();
+        for ns in 1..=1980 {
+            latencies.response.values.saturating_record(ns * 1_000);
+            latencies.service.values.saturating_record(ns * 500);
+            latencies.lag.values.saturating_record(ns * 500);
+        }
+        for _ in 0..20 {
+            latencies.response.censored.saturating_record(3_000_000_000);
+            latencies.lag.censored.saturating_record(3_000_000_000);
+        }
+        let load =
+            Load { offered: 2000, sent: 1995, ok: 1980, error: 15, unsent: 5, ..Load::default() };
+        let summary = Summary {
+            schema_version: SCHEMA_VERSION,
+            tool: Tool { name: "logboom-loadgen".into(), version: "0.1.0".into() },
+            verdict: Verdict::Pass,
+            config: serde_json::Value::Null,
+            seed: 1,
+            environment: Environment { build: "release".into(), ..Environment::default() },
+            started_at: "2026-11-21T03:53:57Z".into(),
+            duration_ns: 2_000_000_000,
+            load,
+            rate: Rate { offered_per_s: 1000.0, achieved_per_s: 990.0 },
+            latency: LatencySummaries::new(&latencies),
+            errors: BTreeMap::from([("overloaded".into(), 10), ("reset".into(), 5)]),
+            resources: Resources { cpu_user_s: 0.25, cpu_system_s: 0.5, rss_peak_bytes: 30 << 20 },
+            series: Vec::new(),
+        };
+        let expected = "\
+PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
+
+                offered        sent          ok    filtered       error  unanswered      unsent
+  messages        2,000       1,995       1,980           0          15           0           5
+  a second        1,000                     990
+
+                    p50         p90         p95         p99       p99.9      p99.99         max
+  response      1.00 ms     1.80 ms     1.90 ms     1.98 ms           -           -    > 3.00 s
+  service        495 µs      891 µs      941 µs      981 µs           -           -      990 µs
+  lag            500 µs      900 µs      950 µs      990 µs           -           -    > 3.00 s
+
+  errors     overloaded 10, reset 5
+  censored   20 messages count as \"at least t\"; > marks what they could move
+  cost       0.750 CPU-seconds (0.250 user, 0.500 system), 30.0 MiB
+";
+        assert_eq!(summary.text(), expected);
+        let json = serde_json::to_string(&summary).expect("plain data");
+        assert_eq!(serde_json::from_str::<Summary>(&json).expect("the same data"), summary);
     }
 
     proptest! {
