@@ -114,11 +114,13 @@ impl Tally {
     /// # Errors
     /// What the reader answers.
     pub fn read(&mut self, mut segment: impl Read, end: End) -> io::Result<()> {
-        let mut buffer = Vec::new();
+        let mut buffer = vec![0; READ_BYTES];
         let mut held = 0; // bytes at the front of the buffer: the start of a line
         let mut skipping = false; // inside a line that was too long
         loop {
-            buffer.resize(held + READ_BYTES, 0);
+            if buffer.len() < held + READ_BYTES / 2 {
+                buffer.resize(held + READ_BYTES, 0);
+            }
             let got = match segment.read(&mut buffer[held..]) {
                 Ok(0) => break,
                 Ok(got) => got,

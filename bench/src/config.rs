@@ -96,7 +96,7 @@ struct Knobs {
     #[arg(long, env, value_parser = address)]
     target: Option<Address>,
     /// LOG_DIR of the target's engine, for the audit; without it the audit is not assessed
-    #[arg(long, env, requires = "target")]
+    #[arg(long, env)]
     logs: Option<PathBuf>,
     /// The engine to start [default: logboom-engine beside this program]
     #[arg(long, env, conflicts_with = "target")]
@@ -233,6 +233,11 @@ impl Config {
         let usage = |text: String| Err(Error::Usage(text));
         if knobs.scale == 0 {
             return usage("0 is too small for --scale (SCALE): at least 1".into());
+        }
+        if knobs.logs.is_some() && knobs.target.is_none() {
+            return usage(
+                "--logs (LOGS) is where a --target (TARGET) stores; none was named".into(),
+            );
         }
         let mut suite = tiers::suite(knobs.scale, knobs.peak_secs);
         if !knobs.tier.is_empty() {

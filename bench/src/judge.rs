@@ -254,3 +254,6 @@ pub fn conclude<'a>(tiers: impl Iterator<Item = &'a Verification>, ended: &Ended
     };
     Conclusion { verdict, exit_code }
 }
+
+#[cfg(test)]
+mod tests;

@@ -300,16 +300,16 @@ impl<'a> Bench<'a> {
                 return Err(generator.hangs(limit));
             }
         };
-        let (resources, engine_resources) =
-            (observer.finish(), engine_observer.map(Observer::finish));
+        observer.sample();
+        engine_observer.iter_mut().for_each(Observer::sample);
         let outcome = generator.finish(&line)?;
         let load = outcome.summary.load;
         let answered = load.ok + load.filtered + load.error;
         let own = outcome.summary.resources;
-        let own_cpu_seconds = own.cpu_user_s + own.cpu_system_s;
+        let own_cpu = Duration::try_from_secs_f64(own.cpu_user_s + own.cpu_system_s).ok();
         let resources = TierResources {
-            engine: engine_resources.map(|engine| engine.for_messages(answered, None)),
-            generator: resources.for_messages(answered, Some(own_cpu_seconds)),
+            engine: engine_observer.map(|observer| observer.finish(answered, None)),
+            generator: observer.finish(answered, own_cpu),
         };
         Ok(Driven { outcome, resources })
     }

@@ -51,23 +51,38 @@ pub fn render(report: &Report, colour: bool) -> String {
 
 /// The result to quote.
 pub fn sentence(report: &Report) -> String {
-    let count = report.tiers.len();
-    let failed = || report.tiers.iter().find(|tier| !tier.verification.pass);
+    let tiers = match report.tiers.len() {
+        1 => "1 tier is".to_owned(),
+        count => format!("{count} tiers are"),
+    };
     match report.verdict {
         Verdict::Pass => best(report),
         Verdict::Fail | Verdict::Invalid => {
-            let Some(tier) = failed() else { return best(report) };
+            let Some(tier) = decisive(report) else { return best(report) };
             let reasons: Vec<&str> =
                 tier.verification.failures.iter().map(|failure| &*failure.text).collect();
-            let what = if report.verdict == Verdict::Fail { "failed" } else { "could not judge" };
-            format!("Logboom {what} {}: {}.", tier.name, reasons.join("; "))
+            let what =
+                if report.verdict == Verdict::Fail { "failed" } else { "was not measured in" };
+            format!("{} {what} {}: {}.", who(report), tier.name, reasons.join("; "))
         }
         Verdict::Interrupted => {
-            format!("The run was interrupted; {count} tiers are in its report.")
+            format!("The run was interrupted; {tiers} in its report.")
         }
         Verdict::Unreachable => "The engine could not be reached.".to_owned(),
-        Verdict::Broken => format!("The run broke; {count} tiers are in its report."),
+        Verdict::Broken => format!("The run broke; {tiers} in its report."),
     }
+}
+
+/// The first tier whose failure gave the exit code.
+fn decisive(report: &Report) -> Option<&TierReport> {
+    report.tiers.iter().find(|tier| {
+        let mut failures = tier.verification.failures.iter();
+        failures.any(|failure| failure.kind.exit_code() == report.exit_code)
+    })
+}
+
+fn who(report: &Report) -> &str {
+    report.config.target.as_deref().unwrap_or("Logboom")
 }
 
 fn best(report: &Report) -> String {
@@ -80,13 +95,13 @@ fn best(report: &Report) -> String {
         None => String::new(),
     };
     let cores = report.host.cores.engine.len();
-    let (who, place) = match &report.config.target {
-        Some(target) => (target.as_str(), String::new()),
+    let place = match &report.config.target {
+        Some(_) => String::new(),
         None => {
             let noun = if cores == 1 { "core" } else { "cores" };
             let shared = report.host.cores.engine == report.host.cores.generator;
             let shared = if shared { ", shared with the generator" } else { "" };
-            ("Logboom", format!(" on {cores} engine {noun}{shared}"))
+            format!(" on {cores} engine {noun}{shared}")
         }
     };
     let kept = match report.tiers.iter().all(|tier| tier.verification.audit.is_some()) {
@@ -94,7 +109,8 @@ fn best(report: &Report) -> String {
         false => "what is on disk was not assessed",
     };
     format!(
-        "{who} took {} lines in {} ({}/s{p99}){place}; {kept}.",
+        "{} took {} lines in {} ({}/s{p99}){place}; {kept}.",
+        who(report),
         quantity(summary.load.ok as f64),
         time(summary.duration_ns),
         short_rate(tier.verification.achieved_per_s),

@@ -4,7 +4,8 @@
 //! fresh one. Both ends of the pipes between them are here:
 //!
 //! ```text
-//! bench     stdin: Config as one line of JSON ------------------> generate
+//! bench     stdout: "ready" (it catches signals now) <----------- generate
+//!           stdin: Config as one line of JSON ------------------>
 //!           stderr: "progress: …" once a second <---------------
 //!           stdout: Outcome as one line of JSON <---------------
 //!           (looks at its cpu and memory, then closes stdin) ---> ends
@@ -27,6 +28,8 @@ use crate::error::Error;
 
 /// In front of a line that is for the live view.
 const PROGRESS: &str = "progress: ";
+/// A program that has only to start needs this on a busy machine.
+const BEGIN: Duration = Duration::from_secs(30);
 /// Between the outcome and the end of the process there is nothing left to do.
 const END: Duration = Duration::from_secs(10);
 const WHAT: &str = "the generator";
@@ -36,11 +39,11 @@ const WHAT: &str = "the generator";
 pub struct Generator {
     child: Confined,
     stdin: Option<ChildStdin>,
-    outcome: Receiver<Vec<u8>>,
+    lines: Receiver<Vec<u8>>,
 }
 
 impl Generator {
-    /// Starts it on `cpus`; it waits for [`Generator::begin`]. `progress` is told once a second.
+    /// Starts it on `cpus`, up to where it waits for [`Generator::begin`]. `progress` is told once a second.
     ///
     /// # Errors
     /// No process can be had.
@@ -59,17 +62,26 @@ impl Generator {
         };
         let mut child = Confined::start(WHAT, &own, &["generate"], &[], cpus, on_line)?;
         let (stdin, stdout) = child.streams();
-        let (sender, outcome) = sync_channel(1);
+        let (sender, lines) = sync_channel(1);
         thread::Builder::new()
             .name("generator-stdout".into())
             .spawn(move || {
-                let mut line = Vec::new();
-                // A broken pipe reads as a generator without an outcome.
-                let _ = BufReader::new(stdout).read_until(b'\n', &mut line);
-                let _ = sender.send(line);
+                let mut stdout = BufReader::new(stdout);
+                loop {
+                    let mut line = Vec::new();
+                    // A broken pipe reads as a generator that has ended.
+                    let _ = stdout.read_until(b'\n', &mut line);
+                    if !line.ends_with(b"\n") || sender.send(line).is_err() {
+                        return;
+                    }
+                }
             })
             .map_err(failed)?;
-        Ok(Generator { child, stdin: Some(stdin), outcome })
+        let mut generator = Generator { child, stdin: Some(stdin), lines };
+        match generator.poll(BEGIN)? {
+            Some(_) => Ok(generator),
+            None => Err(generator.hangs(BEGIN)),
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -92,10 +104,10 @@ impl Generator {
     /// # Errors
     /// It ended without one.
     pub fn poll(&mut self, limit: Duration) -> Result<Option<Vec<u8>>, Error> {
-        match self.outcome.recv_timeout(limit) {
-            Ok(line) if line.ends_with(b"\n") => Ok(Some(line)),
+        match self.lines.recv_timeout(limit) {
+            Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
         }
     }
 
@@ -142,6 +154,9 @@ pub fn generate() -> Result<(), (String, u8)> {
         (format!("generate: {what}: {error}"), runtime::exit_code::BROKE)
     };
     let stop = Stop::on_signals().map_err(|error| broke("cannot catch signals", &error))?;
+    let mut stdout = io::stdout().lock();
+    let mut report = |line: &[u8]| stdout.write_all(line).and_then(|()| stdout.flush());
+    report(b"ready\n").map_err(|error| broke("cannot report", &error))?;
     let mut task = String::new();
     io::stdin().read_line(&mut task).map_err(|error| broke("cannot read a task", &error))?;
     let config: Config =
@@ -153,11 +168,7 @@ pub fn generate() -> Result<(), (String, u8)> {
     .map_err(|error| (error.to_string(), error.exit_code()))?;
     let mut line = serde_json::to_vec(&outcome).expect("an outcome is plain data");
     line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(&line)
-        .and_then(|()| stdout.flush())
-        .map_err(|error| broke("cannot report", &error))?;
+    report(&line).map_err(|error| broke("cannot report", &error))?;
     let _ = io::stdin().lock().read_to_end(&mut Vec::new());
     Ok(())
 }

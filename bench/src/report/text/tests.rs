@@ -1,1 +1,226 @@
-//! tests to come
+//! What people see, as snapshots.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use loadgen::summary::{self, Load, Summary};
+
+use super::*;
+use crate::audit::{Audit, Missing};
+use crate::judge::{Failure, FailureKind, Verification};
+use crate::observe::Sample;
+use crate::report::{Asked, Host, SCHEMA_VERSION, TierResources, Tool};
+use crate::runner::cores::Cores;
+use crate::runner::engine::Totals;
+
+fn latency(scale: u64) -> LatencySummary {
+    LatencySummary {
+        count: 50_000_000,
+        min_ns: Some(90 * scale),
+        mean_ns: Some(1_000 * scale),
+        p50_ns: Some(900 * scale),
+        p90_ns: Some(5_100 * scale),
+        p95_ns: Some(7_000 * scale),
+        p99_ns: Some(12_345 * scale),
+        p999_ns: Some(30_000 * scale),
+        max_ns: Some(2_000_000 * scale),
+        ..LatencySummary::default()
+    }
+}
+
+fn summary() -> Summary {
+    Summary {
+        schema_version: 1,
+        tool: summary::Tool { name: "logboom-loadgen".into(), version: "0.1.0".into() },
+        verdict: summary::Verdict::Pass,
+        config: serde_json::json!({}),
+        seed: 1,
+        environment: Default::default(),
+        started_at: "2026-11-21T03:53:57Z".into(),
+        duration_ns: 27_912_345_678,
+        load: Load { offered: 50_000_000, sent: 50_000_000, ok: 50_000_000, ..Load::default() },
+        rate: Default::default(),
+        latency: summary::LatencySummaries {
+            response: latency(1000),
+            service: LatencySummary {
+                lower_bounds: vec!["p99_ns".into(), "max_ns".into()],
+                ..latency(800)
+            },
+            lag: latency(1),
+        },
+        errors: BTreeMap::new(),
+        resources: Default::default(),
+        series: Vec::new(),
+    }
+}
+
+fn resources() -> Resources {
+    let sample = Sample { at_s: 0.0, cpu_percent: None, rss_bytes: 1 << 24 };
+    Resources {
+        cpu_seconds: 20.5,
+        cpu_seconds_per_million: Some(0.41),
+        cpu_mean_percent: 73.4,
+        cpu_peak_percent: 99.6,
+        rss_mean_bytes: 30 << 20,
+        rss_peak_bytes: 33 << 20,
+        samples: vec![sample],
+    }
+}
+
+fn tier() -> TierReport {
+    let count = 50_000_000;
+    TierReport {
+        name: "stress_test".into(),
+        total_logs: Some(count),
+        duration_secs: 30.0,
+        concurrency: 100,
+        run_id: "01016b5c-4".into(),
+        summary: summary(),
+        remarks: Vec::new(),
+        resources: TierResources { engine: Some(resources()), generator: resources() },
+        verification: Verification {
+            min_rps: Some(1_666_666.7),
+            max_error_rate: 0.01,
+            achieved_per_s: 1_791_322.0,
+            error_rate: 0.0,
+            audit: Some(Audit { stored: count, acknowledged: count, ..Audit::default() }),
+            engine_totals: Some(Totals { received: count, ok: count, ..Totals::default() }),
+            failures: Vec::new(),
+            pass: true,
+        },
+    }
+}
+
+fn report(verdict: Verdict, tiers: Vec<TierReport>) -> Report {
+    let mut report = Report {
+        schema_version: SCHEMA_VERSION,
+        tool: Tool {
+            name: "logboom-bench".into(),
+            version: "0.1.0".into(),
+            build: "release".into(),
+        },
+        verdict,
+        exit_code: 0,
+        sentence: String::new(),
+        trouble: None,
+        suite: "tiers".into(),
+        started_at: "2026-11-21T03:53:57Z".into(),
+        duration_ns: 1,
+        host: Host {
+            name: None,
+            kernel: None,
+            cpu_model: None,
+            memory_bytes: None,
+            cpus_allowed: vec![0, 1],
+            cpu_quota: None,
+            cores: Cores::split(&[0, 1]),
+        },
+        config: Asked {
+            scale: 1000,
+            cooldown_secs: 5.0,
+            peak_secs: 5.0,
+            min_rps: None,
+            max_error_rate: 0.01,
+            durability: None,
+            engine: Some(PathBuf::from("logboom-engine")),
+            engine_env: BTreeMap::new(),
+            target: None,
+            logs: None,
+        },
+        tiers,
+    };
+    report.sentence = sentence(&report);
+    report
+}
+
+fn small(name: &str) -> TierReport {
+    let mut tier = tier();
+    tier.name = name.into();
+    tier.summary.load = Load { offered: 100, sent: 100, ok: 100, ..Load::default() };
+    tier.summary.latency.response.p99_ns = None;
+    tier
+}
+
+#[test]
+fn a_run_that_passes() {
+    let report = report(Verdict::Pass, vec![small("warmup"), tier()]);
+    insta::assert_snapshot!(render(&report, false));
+}
+
+#[test]
+fn a_run_that_lost_a_line() {
+    let mut bad = small("high_load");
+    let range = Missing { conn: 17, first_seq: 42, count: 1 };
+    bad.verification.audit = Some(Audit {
+        stored: 99,
+        acknowledged: 100,
+        missing: 1,
+        missing_ranges: vec![range],
+        ..Audit::default()
+    });
+    bad.verification.failures = vec![
+        Failure {
+            kind: FailureKind::Missing,
+            text:
+                "1 of 100 acknowledged lines are not on disk; the first: connection 17, message 42"
+                    .into(),
+        },
+        Failure { kind: FailureKind::TooSlow, text: "90 messages a second, asked for 500".into() },
+    ];
+    bad.verification.pass = false;
+    bad.remarks = vec!["asked for durable (DURABILITY), the target grants written".into()];
+    let mut report = report(Verdict::Fail, vec![small("warmup"), bad]);
+    report.tool.build = "debug".into();
+    report.exit_code = 12;
+    report.sentence = sentence(&report);
+    insta::assert_snapshot!(render(&report, false));
+}
+
+#[test]
+fn a_run_against_a_target_without_its_segments() {
+    let mut tier = tier();
+    tier.resources.engine = None;
+    tier.verification.audit = None;
+    tier.verification.engine_totals = None;
+    let mut report = report(Verdict::Pass, vec![tier]);
+    report.config.target = Some("tcp://example.org:9000".into());
+    report.host.cores = Cores::all_for_the_generator(&[0, 1]);
+    report.sentence = sentence(&report);
+    insta::assert_snapshot!(render(&report, false));
+}
+
+#[test]
+fn a_run_that_broke_before_its_first_tier() {
+    let mut report = report(Verdict::Broken, Vec::new());
+    report.trouble = Some("no engine".into());
+    insta::assert_snapshot!(render(&report, false), @r"
+    problem  no engine
+    BROKEN  The run broke; 0 tiers are in its report.
+    ");
+    assert!(render(&report, true).contains("\x1b[1;31mBROKEN\x1b[0m"));
+}
+
+#[test]
+fn numbers_read_well() {
+    let quantities = [0.0, 950.0, 50_000.0, 1e6, 1_234_567.0, 50e6, 49_999_999.0, 123_456_789.0];
+    let texts = quantities.map(quantity);
+    let expected = [
+        "0",
+        "950",
+        "50,000",
+        "1 million",
+        "1.23 million",
+        "50 million",
+        "50 million",
+        "123 million",
+    ];
+    assert_eq!(texts, expected);
+    assert_eq!(
+        [1.79e6, 834e3, 950.0, 9_999.0].map(short_rate),
+        ["1.79 M", "834 k", "950", "9,999"]
+    );
+    assert_eq!(
+        [0, 999, 12_345, 999_499, 61_000_000_000].map(time),
+        ["0 ns", "999 ns", "12.3 µs", "999 µs", "61.0 s"]
+    );
+}
