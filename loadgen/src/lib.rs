@@ -38,7 +38,6 @@ use crate::shard::{News, Orders, Report};
 
 #[cfg(test)]
 mod allocations;
-mod awake;
 mod clock;
 pub mod config;
 mod dispatch;

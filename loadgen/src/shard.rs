@@ -17,7 +17,6 @@ use glommio::timer::sleep;
 use proto::hello::{Hello, Welcome};
 use runtime::stop::{Cause, Stop};
 
-use crate::awake::keep_awake;
 use crate::clock::{Clock, nanos};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
 use crate::hammer::tcp::Tcp;
@@ -90,15 +89,6 @@ pub(crate) struct Report {
 
 /// Runs a shard to its end.
 pub(crate) async fn run(orders: Orders) -> Report {
-    let report = async { Some(live(orders).await) };
-    let awake = async {
-        keep_awake().await;
-        None
-    };
-    report.or(awake).await.expect("it keeps awake for ever")
-}
-
-async fn live(orders: Orders) -> Report {
     // An executor's first sleep takes tens of milliseconds; have it behind us.
     sleep(TICK).await;
     // A coordinator that is gone needs no news: it has panicked.

@@ -5,6 +5,7 @@
 //! limit, and the spelling of numbers and exit codes. Nothing here knows a message or a protocol.
 //! All `unsafe` of the project that touches rings or raw descriptors lives in this crate.
 
+pub mod awake;
 pub mod cpus;
 pub mod descriptor;
 pub mod exit_code;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
+use crate::awake::kept_awake;
 use crate::ring_flags;
 
 /// What to start.
@@ -110,7 +111,7 @@ where
             let _ = ready.send(Ok(()));
             drop(ready);
             go.recv().ok()?;
-            Some(executor.run(make(shard)))
+            Some(executor.run(kept_awake(make(shard))))
         });
         let thread = thread.map_err(|source| StartError::Thread { name: thread_name, source })?;
         shards.push(thread);

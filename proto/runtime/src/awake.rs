@@ -23,8 +23,14 @@ const FIRST_RUNG: Duration = Duration::from_millis(20);
 /// The last rung is 64 times as far: 1.28 s.
 const RUNGS: u32 = 7;
 
-/// Climbs for ever; to be raced with what the shard does.
-pub(crate) async fn keep_awake() {
+/// Runs `work` on the executor of this thread, which then does not sleep with work to do.
+pub async fn kept_awake<T>(work: impl Future<Output = T>) -> T {
+    let never = async { match keep_awake().await {} };
+    futures_lite::future::or(work, never).await
+}
+
+/// Climbs for ever.
+async fn keep_awake() -> std::convert::Infallible {
     loop {
         let mut ladder: Vec<Timer> =
             (0..RUNGS).map(|rung| Timer::new(FIRST_RUNG * (1 << rung))).collect();
