@@ -202,9 +202,9 @@ impl<'l> Cursor<'l> {
         }
         match self.peek() {
             b'.' | b'e' | b'E' => return self.fraction(start),
-            _ if negative && value == 0 => return Some(Value::Number),
-            // 18 digits cannot have wrapped.
+            // 18 digits cannot have wrapped; more of them can have wrapped to 0, so this comes first.
             _ if self.at - start > 18 => return self.long_integer(start),
+            _ if negative && value == 0 => return Some(Value::Number),
             _ => {}
         }
         Some(Value::Int { negative, magnitude: value })

@@ -238,13 +238,14 @@ fn write_value(out: &mut Vec<u8>, rng: &mut Rng, depth: usize) {
 }
 
 fn write_number(out: &mut Vec<u8>, rng: &mut Rng) {
-    let text = match rng.usize(..8) {
+    let text = match rng.usize(..9) {
         0 => "-0".to_owned(),
         1 => rng.u64(..).to_string(),
         2 => rng.i64(..).to_string(),
         3 => format!("{}{}", rng.u64(..), rng.u64(..)),
         4 => format!("{}e{}", rng.i32(..), rng.i32(-400..400)),
         5 => format!("{}.{}", rng.i16(..), rng.u64(..)),
+        7 => format!("{}{}", rng.i16(..), "0".repeat(rng.usize(..330))),
         6 => f64::from_bits(rng.u64(..)).to_string(),
         _ => rng.u8(..).to_string(),
     };

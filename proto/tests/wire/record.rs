@@ -247,6 +247,15 @@ fn a_number_may_be_of_any_length_but_must_be_in_the_range_of_a_double() {
         assert_eq!(verdict(with(value)), "invalid_json", "{value}");
     }
     assert_eq!(verdict(with(&"9".repeat(309))), "invalid_json");
+    // 10^64 is 0 modulo 2^64: such digits look like a zero to an integer that wraps.
+    for sign in ["", "-"] {
+        let zeros = |count| format!("{sign}6{}", "0".repeat(count));
+        assert_eq!(verdict(with(&zeros(64))), "INFO");
+        assert_eq!(verdict(with(&zeros(307))), "INFO");
+        assert_eq!(verdict(with(&zeros(308))), "invalid_json");
+        let id = format!(r#"{{"level":"INFO","message":"","id":{}}}"#, zeros(64));
+        assert_eq!(verdict(id), "invalid_field");
+    }
 }
 
 #[test]
