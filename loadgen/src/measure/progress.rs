@@ -142,7 +142,8 @@ impl Series {
     pub fn close(&mut self, shard: usize, index: usize, second: ShardSecond) -> Vec<Progress> {
         self.skip_to(shard, index);
         self.take(shard, index, second);
-        self.pending_at(index).whole = true;
+        let until = index - self.rows.len();
+        self.pending.range_mut(..=until).for_each(|pending| pending.whole = true);
         self.complete()
     }
 
@@ -308,6 +309,15 @@ mod tests {
         assert_eq!(ok, [9, 1, 5, 2, 5]);
         assert_eq!(rows.last().unwrap().end_ns, 4_300_000_000);
         assert_eq!(rows.last().unwrap().in_flight, 0);
+    }
+
+    #[test]
+    fn a_shard_that_was_kept_from_closing_its_seconds_closes_them_together() {
+        let mut series = Series::new(1, false);
+        assert_eq!(series.close(0, 2, second(6, 0, 1)).len(), 3);
+        assert!(series.end(0, second(8, 0, 1)).is_empty());
+        let ok: Vec<u64> = series.finish(3_500_000_000).iter().map(|row| row.ok).collect();
+        assert_eq!(ok, [0, 0, 6, 2]);
     }
 
     #[test]

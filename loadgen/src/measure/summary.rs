@@ -590,6 +590,8 @@ PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
     }
 
     proptest! {
+        // Each case makes and walks histograms of 33,000 counters, unoptimised.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         /// The oracle sorts: the truth of each censored message is anything from t up.
         #[test]
         fn percentiles_are_exact_or_lower_bounds(

@@ -75,7 +75,8 @@ pub(crate) fn finish(child: Child) -> Run {
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     let json = serde_json::from_slice(&stdout).unwrap_or_else(|error| {
-        panic!("stdout is not one document: {error}\n{}", String::from_utf8_lossy(&stdout))
+        let stdout = String::from_utf8_lossy(&stdout);
+        panic!("stdout is not one document: {error}\n{stdout}\n{stderr}")
     });
     let run = Run { code: status.code().expect("it exits"), json, stderr };
     run.check();

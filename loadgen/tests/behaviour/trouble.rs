@@ -54,10 +54,10 @@ fn a_connection_closed_between_batches_costs_nothing() {
         1 => Do::SayAndClose(ok()),
         _ => Do::Say(ok()),
     });
-    // Every second message is the last of its connection, 50 ms before the next is due.
-    let run = run(server.port, "-r 20 -n 12 -c 1");
-    assert_eq!((run.code, run.load("ok"), run.load("error")), (0, 12, 0));
-    assert_eq!(server.lines().last().unwrap().connection, 5);
+    // Every second message is the last of its connection, 250 ms before the next is due.
+    let run = run(server.port, "-r 4 -n 6 -c 1");
+    assert_eq!((run.code, run.load("ok"), run.load("error")), (0, 6, 0));
+    assert_eq!(server.lines().last().unwrap().connection, 2);
 }
 
 #[test]
