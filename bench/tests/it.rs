@@ -1,4 +1,5 @@
 //! The bench as its user meets it: the real binary, with the real engine and with fakes that lie.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod it {
     mod endings;

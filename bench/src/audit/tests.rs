@@ -12,7 +12,10 @@ use super::*;
 
 const RUN: &str = "run-1";
 
-fn ledger(connections: &[(u64, u64, &[(u64, u64)])]) -> Ledger {
+/// Connection, messages sent, stretches acknowledged.
+type Entry<'a> = (u64, u64, &'a [(u64, u64)]);
+
+fn ledger(connections: &[Entry<'_>]) -> Ledger {
     let connections = connections
         .iter()
         .map(|&(conn, sent, ok)| LedgerConnection { conn, sent, ok: ok.to_vec() })

@@ -96,7 +96,7 @@ impl Generator {
         let mut line = serde_json::to_vec(config).expect("a configuration is plain data");
         line.push(b'\n');
         let stdin = self.stdin.as_mut().expect("closed by finish");
-        stdin.write_all(&line).or_else(|_| Err(self.ended()))
+        stdin.write_all(&line).map_err(|_| self.ended())
     }
 
     /// Waits for its outcome, at most so long.
