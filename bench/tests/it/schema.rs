@@ -13,7 +13,7 @@ fn validator() -> Validator {
 }
 
 #[track_caller]
-pub fn check(report: &Value) {
+pub(super) fn check(report: &Value) {
     let errors: Vec<String> = validator()
         .iter_errors(report)
         .map(|error| format!("{}: {error}", error.instance_path()))
@@ -25,7 +25,7 @@ pub fn check(report: &Value) {
 const OPEN: [&str; 5] = ["config", "environment", "errors", "engine_env", "series"];
 
 /// Nothing may be added to a report that the schema doesn't know, and nothing be left out.
-pub fn check_that_it_is_strict(report: &Value) {
+pub(super) fn check_that_it_is_strict(report: &Value) {
     let validator = validator();
     let mut objects = Vec::new();
     collect(report, String::new(), &mut objects);

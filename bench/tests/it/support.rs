@@ -14,7 +14,7 @@ const BENCH: &str = env!("CARGO_BIN_EXE_logboom-bench");
 /// The engine beside the bench. A run of the tests of the whole workspace has built it;
 /// `cargo test -p logboom-bench` has not, so this does (cargo itself makes tests wait that ask at
 /// the same time).
-pub fn engine() -> &'static Path {
+pub(super) fn engine() -> &'static Path {
     static ENGINE: OnceLock<PathBuf> = OnceLock::new();
     ENGINE.get_or_init(|| {
         let folder = Path::new(BENCH).parent().unwrap();
@@ -56,14 +56,14 @@ fn is_newer_than_its_sources(program: &Path) -> bool {
 }
 
 /// A run of the bench with folders of its own.
-pub struct Bench {
+pub(super) struct Bench {
     folder: TempDir,
     arguments: Vec<String>,
 }
 
 impl Bench {
     /// With these arguments (separated by blanks), without pauses.
-    pub fn new(arguments: &str) -> Bench {
+    pub(super) fn new(arguments: &str) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("tmp")).unwrap();
         let arguments = arguments.split_whitespace().map(str::to_owned).collect();
@@ -71,21 +71,21 @@ impl Bench {
     }
 
     /// With the real engine.
-    pub fn with_engine(arguments: &str) -> Bench {
+    pub(super) fn with_engine(arguments: &str) -> Bench {
         engine();
         Bench::new(arguments)
     }
 
-    pub fn arg(mut self, argument: impl AsRef<Path>) -> Bench {
+    pub(super) fn arg(mut self, argument: impl AsRef<Path>) -> Bench {
         self.arguments.push(argument.as_ref().to_str().unwrap().to_owned());
         self
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new(BENCH);
         command
             .args(&self.arguments)
@@ -97,32 +97,32 @@ impl Bench {
         command
     }
 
-    pub fn start(self) -> Started {
+    pub(super) fn start(self) -> Started {
         let mut command = self.command();
         let stderr = fs::File::create(self.folder().join("stderr")).unwrap();
         let child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         Started { bench: self, child }
     }
 
-    pub fn run(self) -> Ran {
+    pub(super) fn run(self) -> Ran {
         let output = self.command().output().unwrap();
         Ran { output, bench: self }
     }
 }
 
 /// A bench that is running.
-pub struct Started {
+pub(super) struct Started {
     pub bench: Bench,
     pub child: Child,
 }
 
 impl Started {
-    pub fn stderr(&self) -> String {
+    pub(super) fn stderr(&self) -> String {
         fs::read_to_string(self.bench.folder().join("stderr")).unwrap()
     }
 
     /// Waits until standard error says `text`.
-    pub fn await_stderr(&mut self, text: &str) {
+    pub(super) fn await_stderr(&mut self, text: &str) {
         eventually(text, || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}", self.stderr());
             self.stderr().contains(text)
@@ -130,18 +130,18 @@ impl Started {
     }
 
     /// Its child whose command line has `word` in it.
-    pub fn child_with(&self, word: &str) -> u32 {
+    pub(super) fn child_with(&self, word: &str) -> u32 {
         let found = children(self.child.id())
             .into_iter()
             .find(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().contains(word));
         found.unwrap_or_else(|| panic!("no child {word}"))
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         kill(self.child.id(), name);
     }
 
-    pub fn finish(self) -> Ran {
+    pub(super) fn finish(self) -> Ran {
         let stderr = self.bench.folder().join("stderr");
         let mut output = self.child.wait_with_output().unwrap();
         output.stderr = fs::read(stderr).unwrap();
@@ -150,34 +150,34 @@ impl Started {
 }
 
 /// A bench that has ended.
-pub struct Ran {
+pub(super) struct Ran {
     output: Output,
     pub bench: Bench,
 }
 
 impl Ran {
-    pub fn stdout(&self) -> String {
+    pub(super) fn stdout(&self) -> String {
         String::from_utf8(self.output.stdout.clone()).unwrap()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(super) fn stderr(&self) -> String {
         String::from_utf8(self.output.stderr.clone()).unwrap()
     }
 
-    pub fn code(&self) -> i32 {
+    pub(super) fn code(&self) -> i32 {
         self.output.status.code().unwrap_or_else(|| panic!("{:?}", self.output.status))
     }
 
     /// Checks the exit code, and shows all it said if it is another one.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Ran {
+    pub(super) fn expect(self, code: i32) -> Ran {
         let (stdout, stderr) = (self.stdout(), self.stderr());
         assert_eq!(self.code(), code, "\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
         self
     }
 
     /// The report of its results folder.
-    pub fn report(&self) -> Value {
+    pub(super) fn report(&self) -> Value {
         let results = self.bench.folder().join("results");
         let folders: Vec<_> = fs::read_dir(results).unwrap().collect();
         assert_eq!(folders.len(), 1, "a run has one report");
@@ -188,7 +188,7 @@ impl Ran {
 
     /// Nothing is left below TMPDIR, and no process that was started with a folder there.
     #[track_caller]
-    pub fn expect_nothing_left(&self) {
+    pub(super) fn expect_nothing_left(&self) {
         let temporary = self.bench.folder().join("tmp");
         let left: Vec<_> = fs::read_dir(&temporary).unwrap().map(|it| it.unwrap().path()).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -202,7 +202,7 @@ impl Ran {
 }
 
 /// The children of a process.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(super) fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap());
     lists
@@ -213,19 +213,19 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// Whether a process is there and not just waiting to be buried.
-pub fn is_alive(pid: u32) -> bool {
+pub(super) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
 }
 
-pub fn kill(pid: u32, signal: &str) {
+pub(super) fn kill(pid: u32, signal: &str) {
     let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
     assert!(status.unwrap().success());
 }
 
 /// Waits for something that a busy machine may take long for.
 #[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
