@@ -6,7 +6,7 @@
 //!
 //! A line counts as stored when it is a whole JSON object that carries our run id and the number
 //! of a message that was sent. How much of "whole" is looked at for each of 50 million lines is
-//! written in [`tail`]; one line in [`PARSE_EVERY`] is parsed in full.
+//! written in `audit/tail.rs`; one line in [`PARSE_EVERY`] is parsed in full.
 //!
 //! Invariant: lines = stored + duplicated + unexpected + foreign + damaged, and
 //! missing <= acknowledged. Memory is one bit per message sent and one buffer per thread.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
 use crate::error::Error;
+use crate::figures::{rate, thousands};
 use crate::runner::engine::Totals;
 use crate::suite::Tier;
 
@@ -131,7 +132,8 @@ pub fn judge(tier: &Tier, demands: &Demands, evidence: &Evidence<'_>) -> Verific
         && achieved_per_s < min_rps
         && !cut_short
     {
-        let text = format!("{achieved_per_s:.0} messages a second, asked for {min_rps:.0}");
+        let text =
+            format!("{} messages a second, asked for {}", rate(achieved_per_s), rate(min_rps));
         fail(FailureKind::TooSlow, text);
     }
     if error_rate > demands.max_error_rate {
@@ -161,17 +163,24 @@ fn integrity(audit: &Audit, fail: &mut impl FnMut(FailureKind, String)) {
         let first = first.map_or_else(String::new, |range| {
             format!("; the first: connection {}, message {}", range.conn, range.first_seq)
         });
-        let text = format!("{missing} of {acknowledged} acknowledged lines are not on disk{first}");
+        let text = format!(
+            "{} of {} acknowledged lines are not on disk{first}",
+            thousands(missing),
+            thousands(acknowledged)
+        );
         fail(FailureKind::Missing, text);
     }
     if duplicated > 0 {
-        fail(FailureKind::Duplicated, format!("{duplicated} lines are on disk again"));
+        fail(FailureKind::Duplicated, format!("{} lines are on disk again", thousands(duplicated)));
     }
     if damaged > 0 {
-        fail(FailureKind::Damaged, format!("{damaged} lines on disk are damaged"));
+        fail(FailureKind::Damaged, format!("{} lines on disk are damaged", thousands(damaged)));
     }
     if unexpected > 0 {
-        fail(FailureKind::Unexpected, format!("{unexpected} lines on disk were never sent"));
+        fail(
+            FailureKind::Unexpected,
+            format!("{} lines on disk were never sent", thousands(unexpected)),
+        );
     }
 }
 

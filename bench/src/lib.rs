@@ -11,6 +11,7 @@
 pub mod audit;
 pub mod config;
 pub mod error;
+pub mod figures;
 pub mod judge;
 pub mod observe;
 pub mod report;

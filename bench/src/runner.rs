@@ -39,9 +39,9 @@ use self::live::Live;
 use crate::audit::{self, Audit, End};
 use crate::config::{Address, Config, EngineChild, EngineSource};
 use crate::error::Error;
+use crate::figures::{rate, thousands, time};
 use crate::judge::{self, Ended, Evidence};
 use crate::observe::{self, Observer};
-use crate::report::text::{rate, thousands, time};
 use crate::report::{Host, Report, TierReport, TierResources};
 use crate::suite::Tier;
 

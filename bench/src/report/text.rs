@@ -6,6 +6,7 @@
 use loadgen::summary::LatencySummary;
 
 use super::{Report, TierReport};
+use crate::figures::{quantity, rate, short_rate, thousands, time};
 use crate::judge::Verdict;
 use crate::observe::Resources;
 
@@ -242,66 +243,6 @@ impl Table {
             out.push('\n');
         }
         out
-    }
-}
-
-/// `1,234,567`.
-pub fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Three significant digits with a unit: `12.3 ms`.
-pub fn time(ns: u64) -> String {
-    let value = ns as f64;
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => digits(value / 1e3) + " µs",
-        1_000_000..1_000_000_000 => digits(value / 1e6) + " ms",
-        _ => digits(value / 1e9) + " s",
-    }
-}
-
-/// A rate: whole from a hundred up.
-pub fn rate(per_s: f64) -> String {
-    if per_s < 99.95 {
-        return format!("{per_s:.1}");
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
-    thousands(per_s.round() as u64)
-}
-
-fn digits(value: f64) -> String {
-    match value {
-        ..9.995 => format!("{value:.2}"),
-        ..99.95 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// `50 million`, `1.23 million`, `50,000`.
-fn quantity(value: f64) -> String {
-    if value < 1e6 {
-        return rate(value).trim_end_matches(".0").to_owned();
-    }
-    let digits = digits(value / 1e6);
-    let digits = if digits.contains('.') { digits.trim_end_matches('0') } else { &digits };
-    format!("{} million", digits.trim_end_matches('.'))
-}
-
-/// `1.79 M`, `834 k`, `95`.
-fn short_rate(per_s: f64) -> String {
-    match per_s {
-        1e6.. => digits(per_s / 1e6) + " M",
-        1e4.. => digits(per_s / 1e3) + " k",
-        _ => rate(per_s),
     }
 }
 

@@ -56,7 +56,7 @@ fn a_line_that_was_acknowledged_and_not_stored_is_missed() {
     let audit = &tier.unwrap()["verification"]["audit"];
     assert_eq!((&audit["stored"], &audit["missing"]), (&999.into(), &1.into()));
     assert_eq!(audit["missing_ranges"][0]["count"], 1);
-    assert!(ran.stdout().contains("1 of 1000 acknowledged lines are not on disk"));
+    assert!(ran.stdout().contains("1 of 1,000 acknowledged lines are not on disk"));
     ran.expect_nothing_left();
 }
 

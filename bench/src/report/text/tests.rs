@@ -199,28 +199,3 @@ fn a_run_that_broke_before_its_first_tier() {
     ");
     assert!(render(&report, true).contains("\x1b[1;31mBROKEN\x1b[0m"));
 }
-
-#[test]
-fn numbers_read_well() {
-    let quantities = [0.0, 950.0, 50_000.0, 1e6, 1_234_567.0, 50e6, 49_999_999.0, 123_456_789.0];
-    let texts = quantities.map(quantity);
-    let expected = [
-        "0",
-        "950",
-        "50,000",
-        "1 million",
-        "1.23 million",
-        "50 million",
-        "50 million",
-        "123 million",
-    ];
-    assert_eq!(texts, expected);
-    assert_eq!(
-        [1.79e6, 834e3, 950.0, 9_999.0].map(short_rate),
-        ["1.79 M", "834 k", "950", "9,999"]
-    );
-    assert_eq!(
-        [0, 999, 12_345, 999_499, 61_000_000_000].map(time),
-        ["0 ns", "999 ns", "12.3 µs", "999 µs", "61.0 s"]
-    );
-}
