@@ -132,6 +132,13 @@ impl Config {
         if self.line_bytes_max == 0 {
             return usage("0 is too small for LINE_BYTES_MAX".into());
         }
+        let longest = crate::sink::file::LINE_BYTES_RECOVERABLE;
+        if self.line_bytes_max > longest {
+            return usage(format!(
+                "{} bytes is too large for LINE_BYTES_MAX: recovery reads lines up to {longest}",
+                self.line_bytes_max
+            ));
+        }
         // A batch that is empty but for the tail in front takes the longest line.
         let commit_min = self.line_bytes_max + 1 + crate::sink::BLOCK + BATCH_OVERHEAD_BYTES;
         if self.commit_bytes_max < commit_min {
@@ -225,6 +232,7 @@ mod tests {
             (&["--commit-bytes-max", "64k"], "COMMIT_BYTES_MAX"),
             (&["--segment-bytes-max", "1"], "SEGMENT_BYTES_MAX"),
             (&["--shards", "0"], "SHARDS"),
+            (&["--line-bytes-max", "1GiB"], "LINE_BYTES_MAX"),
             (&["--batch-size", "0"], "BATCH_SIZE"),
         ] {
             let text = parse(arguments).validate().unwrap_err().to_string();
