@@ -40,10 +40,16 @@ impl Engine {
 
     /// Starts on a folder that an earlier engine may have left.
     pub(crate) fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Engine {
+        let mut command = command(folder.path());
+        command.envs(settings.iter().copied());
+        Engine::start_as(command, folder)
+    }
+
+    /// Starts by a command that was made for `folder`.
+    pub(crate) fn start_as(mut command: Command, folder: TempDir) -> Engine {
         let ready = folder.path().join("ready");
         let _ = std::fs::remove_file(&ready);
-        let mut child =
-            command(folder.path()).envs(settings.iter().copied()).spawn().expect("engine starts");
+        let mut child = command.spawn().expect("engine starts");
         let began = Instant::now();
         while !ready.exists() {
             if let Some(status) = child.try_wait().unwrap() {

@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use crate::harness::{Engine, command, run};
+use crate::clients::line;
+use crate::harness::{Engine, command, run, stored};
 
 fn refused(settings: &[(&str, &str)], code: i32, words: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
@@ -50,4 +51,16 @@ fn the_doctor_says_what_this_machine_allows() {
     for item in ["kernel", "io_uring", "COOP_TASKRUN", "memlock", "nofile", "cpus", "direct"] {
         assert!(said.to_lowercase().contains(&item.to_lowercase()), "{item} is missing in: {said}");
     }
+}
+
+#[test]
+fn a_relative_log_dir_is_below_the_working_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut relative = command(folder.path());
+    relative.env_remove("LOG_DIR").current_dir(folder.path());
+    let engine = Engine::start_as(relative, folder);
+    assert_eq!(engine.converse((line("1") + "\n").as_bytes()).len(), 1);
+    let stopped = engine.stop();
+    stopped.assert_clean();
+    assert!(stored(stopped.folder.path()).contains_key(&line("1")));
 }

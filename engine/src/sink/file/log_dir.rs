@@ -82,13 +82,14 @@ impl LogDir {
             let path = path.to_owned();
             move |source| OpenError::Use { path, source }
         };
+        // glommio opens a relative directory as if it had no name (EBADF).
+        let path = &std::path::absolute(path).map_err(unusable(path))?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(DIRECTORY_MODE);
         let new: Vec<_> = path.ancestors().take_while(|path| is_missing(path)).collect();
         builder.create(path).map_err(unusable(path))?;
         for made in new {
-            // "" is the parent of a relative name.
-            let parent = made.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
+            let parent = made.parent().unwrap_or(Path::new("/"));
             sync_directory(parent).map_err(unusable(parent))?;
         }
         let lock = lock(path)?;
