@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proto::hello::Durability;
 use proto::level::Level;
 use runtime::units;
@@ -50,6 +50,24 @@ pub struct Config {
     /// Bytes asked per read; never bounds a line
     #[arg(long, env, default_value = "65536", value_parser = units::bytes_usize)]
     pub buffer_size: usize,
+    /// Speak TLS on the TCP port, with server.crt and server.key of CERT_DIR
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_tls: bool,
+    /// Folder of server.crt and server.key, and of what `certs` makes
+    #[arg(long, env, default_value = "./certs", global = true)]
+    pub cert_dir: PathBuf,
+    /// Take only TLS clients whose certificate one of the authorities in this PEM file has signed
+    #[arg(long, env)]
+    pub client_ca_path: Option<PathBuf>,
+    /// Take lines over UDP, too; they are not acknowledged
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_udp: bool,
+    /// UDP port to listen on; 0 takes any free one
+    #[arg(long, env, default_value_t = 9001)]
+    pub udp_port: u16,
+    /// File that holds the token which every connection has to say in its hello
+    #[arg(long, env)]
+    pub auth_token_file: Option<PathBuf>,
     /// Store lines below LOG_DIR; false parses, counts and acknowledges only
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_persistence: bool,
@@ -74,6 +92,36 @@ pub struct Config {
     /// Longest line, without its newline; longer ones are rejected with too_long
     #[arg(long, env, default_value = "262144", value_parser = units::bytes_usize)]
     pub line_bytes_max: usize,
+    /// A gzip datagram may inflate to this many bytes
+    #[arg(long, env, default_value = "1MiB", value_parser = units::bytes_usize)]
+    pub inflated_bytes_max: usize,
+    /// A gzip member may inflate to this many times its size, once it is past 8 MiB
+    #[arg(long, env, default_value = "1000", value_parser = units::count)]
+    pub inflate_ratio_max: u64,
+    /// When the batch is full: wait (stop reading) or shed (refuse lines, the least important first)
+    #[arg(long, env, default_value = "wait")]
+    pub overload: Overload,
+    /// With OVERLOAD=shed, TRACE and DEBUG are refused from this fill of the batch on (percent)
+    #[arg(long, env, default_value_t = 60)]
+    pub shed_low_percent: u8,
+    /// With OVERLOAD=shed, INFO and WARN are refused from this fill of the batch on (percent)
+    #[arg(long, env, default_value_t = 80)]
+    pub shed_normal_percent: u8,
+    /// Answer `breaker_open` at once while writes keep failing or are slow
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub circuit_breaker_enabled: bool,
+    /// Failed or slow writes in a row that open the breaker
+    #[arg(long, env, default_value = "5", value_parser = units::count)]
+    pub breaker_failures_max: u64,
+    /// A write that takes longer counts as slow (milliseconds)
+    #[arg(long, env, default_value = "1000", value_parser = units::millis)]
+    pub breaker_slow_ms: Duration,
+    /// How long an open breaker waits before it lets one batch try (milliseconds)
+    #[arg(long, env, default_value = "5000", value_parser = units::millis)]
+    pub breaker_open_ms: Duration,
+    /// New lines get `disk_full` while the file system of LOG_DIR has less free; 0 never
+    #[arg(long, env, default_value = "1GiB", value_parser = units::bytes)]
+    pub disk_free_bytes_min: u64,
     /// Memory of carries, batches and replies of all shards together
     #[arg(long, env, default_value = "512MiB", value_parser = units::bytes_usize)]
     pub memory_bytes_max: usize,
@@ -95,6 +143,18 @@ pub struct Config {
     /// Connections at a time; further ones are told too_many_connections
     #[arg(long, env, default_value = "20000", value_parser = units::count_usize)]
     pub connections_max: usize,
+    /// Connections at a time from one address; further ones are told too_many_connections
+    #[arg(long, env, default_value = "20000", value_parser = units::count_usize)]
+    pub connections_per_ip_max: usize,
+    /// A connection on which nothing happens for this time is closed (seconds)
+    #[arg(long, env, default_value = "300", value_parser = units::seconds)]
+    pub idle_timeout_secs: Duration,
+    /// A line has to be complete this long after its first byte (seconds)
+    #[arg(long, env, default_value = "30", value_parser = units::seconds)]
+    pub line_timeout_secs: Duration,
+    /// A TLS handshake, and a hello where AUTH_TOKEN_FILE asks for one, has to be done in this time (seconds)
+    #[arg(long, env, default_value = "10", value_parser = units::seconds)]
+    pub handshake_timeout_secs: Duration,
     /// A client that has not taken any byte of its waiting replies for this time is reset (seconds)
     #[arg(long, env, default_value = "30", value_parser = units::seconds)]
     pub reply_timeout_secs: Duration,
@@ -104,6 +164,36 @@ pub struct Config {
     /// Written once the engine listens: one JSON object with pid, host, port, shards and log_dir
     #[arg(long, env)]
     pub ready_file: Option<PathBuf>,
+    /// Serve /metrics, /healthz, /readyz and /status over HTTP
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub admin_enabled: bool,
+    /// Address of the admin listener
+    #[arg(long, env, default_value = "127.0.0.1")]
+    pub admin_host: String,
+    /// Port of the admin listener; 0 takes any free one
+    #[arg(long, env, default_value_t = 9100)]
+    pub admin_port: u16,
+    /// Own logs on stderr: text or json
+    #[arg(long, env, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// What happens when the batch is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Overload {
+    /// The line waits, and with it its connection.
+    Wait,
+    /// The line is refused, by the lanes of its level.
+    Shed,
+}
+
+/// How the engine's own logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// The clap command, for documents that are held against it.

@@ -56,7 +56,7 @@ counters! {
     ConnectionsClosed => "connections_closed",
     /// Connections that this shard accepted and handed to another one.
     ConnectionsHandedOver => "connections_handed_over",
-    /// Connections refused by CONNECTIONS_MAX.
+    /// Connections refused by CONNECTIONS_MAX or CONNECTIONS_PER_IP_MAX.
     ConnectionsRefused => "connections_refused",
     /// Connections reset because they did not read their replies for REPLY_TIMEOUT_SECS.
     ReplyTimeouts => "reply_timeouts",
@@ -64,6 +64,40 @@ counters! {
     MemoryKills => "memory_kills",
     /// `accept` calls that failed.
     AcceptErrors => "accept_errors",
+    /// TLS handshakes that failed.
+    HandshakesFailed => "handshakes_failed",
+    /// Connections closed because handshake or hello took longer than HANDSHAKE_TIMEOUT_SECS.
+    HandshakeTimeouts => "handshake_timeouts",
+    /// Connections closed because nothing happened on them for IDLE_TIMEOUT_SECS.
+    IdleTimeouts => "idle_timeouts",
+    /// Connections closed because a line took longer than LINE_TIMEOUT_SECS.
+    LineTimeouts => "line_timeouts",
+    /// Connections closed because their token was missing or wrong.
+    Unauthorized => "unauthorized",
+    /// Bytes that gzip members inflated to.
+    BytesInflated => "bytes_inflated",
+    /// Connections closed, or datagrams dropped, for a damaged or too large gzip member.
+    GzipErrors => "gzip_errors",
+    /// Messages refused because the batch was too full for their level.
+    Shed => "shed",
+    /// Messages refused because too little disk was free.
+    DiskFull => "disk_full",
+    /// Messages refused because the breaker was open.
+    BreakerRefused => "breaker_refused",
+    /// How often a breaker opened.
+    BreakerOpened => "breaker_opened",
+    /// Shards whose breaker is not closed.
+    BreakersOpen => "breakers_open",
+    /// Shards whose storage has failed for good.
+    StorageDead => "storage_dead",
+    /// Datagrams that were taken from the socket.
+    Datagrams => "datagrams",
+    /// Messages of datagrams that found no room; they are not received.
+    UdpDropped => "udp_dropped",
+    /// Datagrams that the kernel dropped because the socket's buffer was full.
+    UdpDroppedByKernel => "udp_dropped_by_kernel",
+    /// Turns of a task that held the shard longer than 10 ms.
+    Stalls => "stalls",
 }
 
 /// The numbers of one shard; only that shard writes them.

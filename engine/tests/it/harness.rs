@@ -25,6 +25,8 @@ pub(crate) fn command(folder: &Path) -> Command {
         .env_clear()
         .env("SERVER_HOST", "127.0.0.1")
         .env("SERVER_PORT", "0")
+        .env("ADMIN_PORT", "0")
+        .env("DISK_FREE_BYTES_MIN", "0")
         .env("LOG_DIR", folder.join("logs"))
         .env("READY_FILE", folder.join("ready"))
         .stdin(Stdio::null())
