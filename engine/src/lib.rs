@@ -12,6 +12,7 @@ mod flusher;
 pub mod ingest;
 mod intake;
 mod net;
+mod secrets;
 mod shard;
 mod signal;
 pub mod sink;
@@ -33,6 +34,9 @@ use crate::error::Error;
 use crate::ingest::batch::Limits;
 use crate::net::connection::Terms;
 use crate::net::listener::{self, Balance};
+use crate::net::registry::Patience;
+use crate::net::tls::Keys;
+use crate::secrets::Token;
 use crate::shard::{Ended, Settings, Ties};
 use crate::sink::Sink;
 use crate::sink::disk::RealDisk;
@@ -89,8 +93,10 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         notes.push("this kernel has no COOP_TASKRUN: each message costs more (Linux 5.19)".into());
     }
 
-    let (balance, ends) = Balance::new(count, config.connections_max);
+    let (balance, ends) =
+        Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
+    let (keys, token): (Option<Keys>, Option<Token>) = (None, None);
     let published: Vec<_> = (0..count).map(|_| Arc::new(Published::default())).collect();
     let active: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
     let ties: Vec<_> = sockets
@@ -101,6 +107,8 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
             listener,
             handed_over,
             balance: Arc::clone(&balance),
+            keys: keys.clone(),
+            token: token.clone(),
             published: Arc::clone(published),
             stop: stop.clone(),
         })
@@ -169,7 +177,13 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
             durability_max: config.durability_granted(Durability::Durable),
         },
         connection_memory_bytes: memory,
-        reply_timeout: config.reply_timeout_secs,
+        speaks_tls: config.enable_tls,
+        patience: Patience {
+            handshake: config.handshake_timeout_secs,
+            line: config.line_timeout_secs,
+            idle: config.idle_timeout_secs,
+            replies: config.reply_timeout_secs,
+        },
         drain: config.drain_secs,
     }
 }

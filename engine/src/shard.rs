@@ -19,8 +19,10 @@ use crate::counters::{Counter, Counters, Published, Snapshot};
 use crate::flusher;
 use crate::intake::{self, Intake};
 use crate::net::connection;
-use crate::net::listener::{self, Balance};
-use crate::net::registry::{Kill, Registry};
+use crate::net::listener::{self, Arrival, Balance};
+use crate::net::registry::{Kill, Patience, Registry};
+use crate::net::tls::Keys;
+use crate::secrets::Token;
 use crate::signal::Crowd;
 use crate::sink::Sink;
 use crate::sink::disk::{Disk, RealDisk};
@@ -43,8 +45,10 @@ pub(crate) struct Settings {
     pub connection: connection::Terms,
     /// Memory that the connections of this shard may hold together.
     pub connection_memory_bytes: usize,
-    /// A client that takes none of its replies for so long is reset.
-    pub reply_timeout: Duration,
+    /// Whether connections begin with a TLS handshake.
+    pub speaks_tls: bool,
+    /// How long a client may let the engine wait.
+    pub patience: Patience,
     /// A drain cuts its connections after this time.
     pub drain: Duration,
 }
@@ -62,6 +66,10 @@ pub(crate) struct Shard {
     pub read_buffer: RefCell<Vec<u8>>,
     /// Lent to a connection within one poll.
     pub reply_buffer: RefCell<Vec<u8>>,
+    /// For TLS handshakes; `None` where connections are plain.
+    pub keys: Option<Keys>,
+    /// What a hello has to say, if anything.
+    pub token: Option<Token>,
     /// Its connections.
     pub registry: Registry,
     /// Connections that wait for memory.
@@ -87,9 +95,13 @@ pub(crate) struct Ties {
     /// Its listening socket.
     pub listener: OwnedFd,
     /// Connections that other shards accepted for it.
-    pub handed_over: Receiver<OwnedFd>,
+    pub handed_over: Receiver<Arrival>,
     /// The connection counts of all shards, and the way to each.
     pub balance: Arc<Balance>,
+    /// For TLS handshakes.
+    pub keys: Option<Keys>,
+    /// What a hello has to say.
+    pub token: Option<Token>,
     /// Where its numbers are published.
     pub published: Arc<Published>,
     /// When to stop.
@@ -118,6 +130,8 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         intake: Rc::clone(&intake),
         read_buffer: RefCell::new(vec![0; settings.read_bytes]),
         reply_buffer: RefCell::default(),
+        keys: ties.keys,
+        token: ties.token,
         registry: Registry::default(),
         memory: Crowd::default(),
         memory_held: Cell::new(0),
@@ -162,7 +176,7 @@ async fn keep(shard: Rc<Shard>, published: Arc<Published>) {
         sleep(TICK).await;
         shard.counters.publish(&published);
         let now = Instant::now();
-        shard.registry.kill_stalled(now, shard.settings.reply_timeout);
+        shard.registry.kill_late(now, &shard.settings.patience);
         if shard.is_short_of_memory() {
             if !shard.memory.is_empty() && shard.registry.kill_largest_carry() {
                 shard.counters.add(Counter::MemoryKills, 1);

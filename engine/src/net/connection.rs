@@ -7,24 +7,22 @@
 //! shard's memory is full; at most [`READS_PER_TURN`] reads before others have a turn.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures_lite::future::or;
-use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use glommio::timer::sleep;
 use proto::code::Code;
 use proto::hello::{Durability, Hello, Replies as Mode, Welcome};
 use proto::limits::PROTOCOL_VERSION;
 use proto::lines::{Flow, Frame, Lines};
-use proto::reply::Reply;
 
-use super::registry::{Entry, Kill, Place};
+use super::farewell::{self, End};
+use super::registry::{Awaited, Entry, Kill, Place};
 use super::replies::Replies;
+use super::tls;
+use super::transport::Transport;
 use crate::counters::Counter;
 use crate::ingest::Fate;
 use crate::ingest::commit::Ticket;
@@ -32,8 +30,6 @@ use crate::shard::{Held, Shard};
 
 /// Reads of one connection before the others have a turn.
 const READS_PER_TURN: usize = 4;
-/// After the last reply, input is read off for so long, so that a reset does not destroy replies.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What every connection is told.
 #[derive(Clone, Copy, Debug)]
@@ -64,61 +60,50 @@ impl Seat {
     }
 }
 
-/// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Both sides have said everything.
-    Complete,
-    /// We have said our last word, the client perhaps not.
-    LastWord,
-    /// The socket is broken, or the client is cut off.
-    Reset,
-}
-
 /// Serves a connection until it ends.
 pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, seat: Seat) {
     let Seat { entry, place } = seat;
     let _ = stream.set_nodelay(true);
-    let mut connection = Connection::new(Rc::clone(&shard), stream, entry);
-    let end = poll_fn(|cx| connection.poll(cx)).await;
-    connection.held.set(&shard, 0);
-    shard.counters.add(Counter::ConnectionsClosed, 1);
-    let stream = connection.stream;
-    match end {
-        End::Complete => drop(stream),
-        End::LastWord => linger(&shard, stream).await,
-        End::Reset => reset(&stream),
+    if let Some(transport) = shake_hands(&shard, stream, &entry).await {
+        let mut connection = Connection::new(Rc::clone(&shard), transport, entry);
+        let end = poll_fn(|cx| connection.poll(cx)).await;
+        connection.held.set(&shard, 0);
+        shard.counters.add(Counter::ConnectionsClosed, 1);
+        farewell::part(&shard, connection.transport, end).await;
+    } else {
+        shard.counters.add(Counter::ConnectionsClosed, 1);
     }
     shard.registry.leave(place);
 }
 
-/// Tells a client why it is not served, and closes.
-pub(crate) async fn refuse(shard: &Shard, mut stream: TcpStream, code: Code, reason: &str) {
-    let mut line = Vec::new();
-    Reply::fatal(code, reason).write(&mut line);
-    // A fresh socket takes a line at once; if not, the client learns it from the close.
-    let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_write(cx, &line))).await;
-    linger(shard, stream).await;
-}
-
-async fn linger(shard: &Shard, mut stream: TcpStream) {
-    let _ = stream.shutdown(std::net::Shutdown::Write).await;
-    let drained = poll_fn(|cx| {
-        let mut buffer = shard.read_buffer.borrow_mut();
-        loop {
-            match ready!(Pin::new(&mut stream).poll_read(cx, &mut buffer)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) if shard.stopping.get() => return Poll::Ready(()),
-                Ok(_) => {}
-            }
+/// The stream as the client and we agree to speak on it; `None` if we don't.
+async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Option<Transport> {
+    let Some(keys) = &shard.keys else { return Some(Transport::Plain(stream)) };
+    entry.awaits.set(Some((Awaited::Handshake, Instant::now())));
+    // Boxed: a plain connection must not pay for its size.
+    let mut handshake = Box::pin(tls::handshake(keys, stream));
+    let mut held = Held::default();
+    held.set(shard, tls::MEMORY_BYTES);
+    let done = poll_fn(|cx| {
+        entry.remember(cx.waker());
+        if entry.killed().is_some() {
+            shard.counters.add(Counter::HandshakeTimeouts, 1);
+            return Poll::Ready(None);
         }
-    });
-    or(drained, sleep(LINGER)).await;
-}
-
-fn reset(stream: &TcpStream) {
-    if let Ok(fd) = runtime::descriptor::dup(stream) {
-        let _ = socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+        if shard.stopping.get() {
+            return Poll::Ready(None);
+        }
+        handshake.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    held.set(shard, 0);
+    entry.awaits.set(None);
+    match done? {
+        Ok(stream) => Some(Transport::Tls(Box::new(stream))),
+        Err(_) => {
+            shard.counters.add(Counter::HandshakesFailed, 1);
+            None
+        }
     }
 }
 
@@ -144,7 +129,7 @@ enum WaitsFor {
 
 struct Connection {
     shard: Rc<Shard>,
-    stream: TcpStream,
+    transport: Transport,
     entry: Rc<Entry>,
     lines: Lines,
     replies: Replies,
@@ -156,6 +141,11 @@ struct Connection {
     is_first_line: bool,
     /// What a line in the carry waits for.
     waits_for: Option<WaitsFor>,
+    /// When the connection came, and when it last did something.
+    began_at: Instant,
+    active_at: Instant,
+    /// Since when a line is unfinished.
+    line_since: Option<Instant>,
     held: Held,
     /// Where this task is registered to be woken.
     awaited: Option<Ticket>,
@@ -164,10 +154,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(shard: Rc<Shard>, stream: TcpStream, entry: Rc<Entry>) -> Connection {
+    fn new(shard: Rc<Shard>, transport: Transport, entry: Rc<Entry>) -> Connection {
         let terms = shard.settings.connection;
+        let now = Instant::now();
         Connection {
-            stream,
+            transport,
             entry,
             lines: Lines::new(terms.line_bytes_max),
             replies: Replies::new(Mode::Each, terms.durability),
@@ -176,6 +167,9 @@ impl Connection {
             input: Input::Open,
             is_first_line: true,
             waits_for: None,
+            began_at: now,
+            active_at: now,
+            line_since: None,
             held: Held::default(),
             awaited: None,
             place_in_room: None,
@@ -187,10 +181,14 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let turn = self.turn(cx);
         self.replies.shrink();
-        let memory =
-            self.lines.capacity_bytes() + self.replies.capacity_bytes() + self.unsent.capacity();
+        let memory = self.lines.capacity_bytes()
+            + self.replies.capacity_bytes()
+            + self.unsent.capacity()
+            + self.transport.memory_bytes();
         self.held.set(&self.shard, memory);
         self.entry.carry_bytes.set(self.lines.carry_len());
+        let awaits = self.awaits();
+        self.entry.awaits.set(awaits);
         turn
     }
 
@@ -203,6 +201,7 @@ impl Connection {
                 return Poll::Ready(End::Reset);
             }
             Some(Kill::Drain) => return Poll::Ready(End::Reset),
+            Some(Kill::Timeout(awaited)) => self.time_out(awaited),
             Some(Kill::Memory) => self.close_input(
                 Code::Overloaded,
                 "MEMORY_BYTES_MAX is reached, and this connection holds the largest unfinished line",
@@ -273,6 +272,7 @@ impl Connection {
         if self.is_reply_queue_full() {
             return false;
         }
+        self.place_in_memory.take_if(|_| !self.shard.is_short_of_memory());
         if self.shard.is_short_of_memory() {
             let place = self.shard.memory.join(self.place_in_memory, cx.waker());
             self.place_in_memory = Some(place);
@@ -298,10 +298,13 @@ impl Connection {
     }
 
     fn poll_replies_inner(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_replies(cx))?;
+        self.transport.poll_flush(cx)
+    }
+
+    fn poll_write_replies(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
-            let taken = ready!(
-                Pin::new(&mut self.stream).poll_write(cx, &self.unsent[self.unsent_from..])
-            )?;
+            let taken = ready!(self.transport.poll_write(cx, &self.unsent[self.unsent_from..]))?;
             self.entry.stalled_since.set(None);
             self.unsent_from += taken;
             if self.unsent_from == self.unsent.len() {
@@ -319,7 +322,7 @@ impl Connection {
             }
             let mut from = 0;
             while from < out.len() {
-                match Pin::new(&mut self.stream).poll_write(cx, &out[from..]) {
+                match self.transport.poll_write(cx, &out[from..]) {
                     Poll::Ready(taken) => from += taken?,
                     Poll::Pending => {
                         self.unsent = out[from..].to_vec();
@@ -333,7 +336,16 @@ impl Connection {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shard = Rc::clone(&self.shard);
         let mut buffer = shard.read_buffer.borrow_mut();
-        let bytes = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let bytes = match ready!(self.transport.poll_read(cx, &mut buffer)) {
+            Ok(bytes) => bytes,
+            // A TLS stream that was cut off, perhaps not by the client: what is unfinished is no
+            // line, but what is owed is still sent.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                self.take_nothing_more();
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         shard.counters.add(Counter::BytesRead, bytes as u64);
         if bytes == 0 {
             self.input = Input::Fin;
@@ -355,39 +367,40 @@ impl Connection {
     fn offer(&mut self, chunk: &[u8]) {
         let Connection { shard, lines, replies, is_first_line, input, .. } = self;
         let now = Instant::now();
+        self.active_at = now;
         let terms = shard.settings.connection;
         let mut ingest = shard.intake.ingest.borrow_mut();
-        let (mut bad_hello, mut waits_for) = (None, None);
+        let (mut refusal, mut waits_for, mut frames) = (None, None, false);
         let mut take = |frame: Frame<'_>| {
-            if bad_hello.is_some() {
+            if refusal.is_some() {
                 return Flow::Next;
             }
             if replies.bytes() >= terms.reply_queue_bytes_max {
                 waits_for = Some(WaitsFor::Replies);
                 return Flow::Hold;
             }
-            match frame {
-                Frame::TooLong => replies.push_rejected(&ingest.too_long(terms.line_bytes_max)),
-                Frame::Line(line) => {
-                    if std::mem::take(is_first_line)
-                        && let Some(hello) = Hello::recognise(line)
-                    {
-                        match hello {
-                            Ok(hello) => welcome(shard, replies, &hello),
-                            Err(bad) => bad_hello = Some(bad.to_string()),
-                        }
+            frames = true;
+            if std::mem::take(is_first_line) {
+                match greet(shard, replies, frame) {
+                    Greeting::Welcomed => return Flow::Next,
+                    Greeting::Refused(code, reason) => {
+                        refusal = Some((code, reason));
                         return Flow::Next;
                     }
-                    match ingest.offer(line, replies.durability(), now) {
-                        Fate::Held => {
-                            waits_for = Some(WaitsFor::Room);
-                            return Flow::Hold;
-                        }
-                        Fate::Filtered(id) => replies.push_filtered(id),
-                        Fate::Batched(ticket, id) => replies.push_stored(ticket, id),
-                        Fate::Rejected(rejection) => replies.push_rejected(&rejection),
-                    }
+                    Greeting::None => {}
                 }
+            }
+            match frame {
+                Frame::TooLong => replies.push_rejected(&ingest.too_long(terms.line_bytes_max)),
+                Frame::Line(line) => match ingest.offer(line, replies.durability(), now) {
+                    Fate::Held => {
+                        waits_for = Some(WaitsFor::Room);
+                        return Flow::Hold;
+                    }
+                    Fate::Filtered(id) => replies.push_filtered(id),
+                    Fate::Batched(ticket, id) => replies.push_stored(ticket, id),
+                    Fate::Rejected(rejection) => replies.push_rejected(&rejection),
+                },
             }
             Flow::Next
         };
@@ -397,20 +410,101 @@ impl Connection {
         }
         drop(ingest);
         self.waits_for = waits_for;
-        self.shard.intake.nudge_flusher();
-        if let Some(reason) = bad_hello {
-            self.close_input(Code::BadHello, &reason);
+        if frames || self.line_since.is_none() {
+            self.line_since = (!self.lines.is_empty()).then_some(now);
         }
+        self.shard.intake.nudge_flusher();
+        if let Some((code, reason)) = refusal {
+            if code == Code::Unauthorized {
+                self.shard.counters.add(Counter::Unauthorized, 1);
+            }
+            self.close_input(code, &reason);
+        }
+    }
+
+    /// What the client owes next, and since when; nothing while it is the engine's turn.
+    fn awaits(&mut self) -> Option<(Awaited, Instant)> {
+        let is_engines_turn = self.input != Input::Open
+            || self.waits_for.is_some()
+            || self.is_reply_queue_full()
+            || self.place_in_memory.is_some();
+        if is_engines_turn {
+            // A line that could not be read on has all its time again.
+            self.line_since = None;
+            return None;
+        }
+        if self.is_first_line && self.shard.token.is_some() {
+            return Some((Awaited::Hello, self.began_at));
+        }
+        if let Some(since) = self.line_since {
+            return Some((Awaited::Line, since));
+        }
+        let owes_replies = !self.replies.is_empty() || !self.unsent.is_empty();
+        (!owes_replies).then_some((Awaited::Anything, self.active_at))
+    }
+
+    fn time_out(&mut self, awaited: Awaited) {
+        let (counter, knob) = match awaited {
+            Awaited::Handshake | Awaited::Hello => {
+                (Counter::HandshakeTimeouts, "no hello within HANDSHAKE_TIMEOUT_SECS")
+            }
+            Awaited::Line => (Counter::LineTimeouts, "a line took longer than LINE_TIMEOUT_SECS"),
+            Awaited::Anything => (Counter::IdleTimeouts, "nothing for IDLE_TIMEOUT_SECS"),
+        };
+        if self.input == Input::Open {
+            self.shard.counters.add(counter, 1);
+        }
+        self.close_input(Code::Timeout, knob);
     }
 
     /// Takes nothing more; says why, behind the replies that are owed.
     fn close_input(&mut self, code: Code, reason: &str) {
         if self.input != Input::Closed {
             self.replies.push_fatal(code, reason);
-            self.input = Input::Closed;
-            self.waits_for = None;
-            self.lines = Lines::new(self.shard.settings.connection.line_bytes_max);
+            self.take_nothing_more();
         }
+    }
+
+    fn take_nothing_more(&mut self) {
+        self.input = Input::Closed;
+        self.waits_for = None;
+        self.lines = Lines::new(self.shard.settings.connection.line_bytes_max);
+    }
+}
+
+/// What a first line is.
+enum Greeting {
+    /// A hello, and it was answered.
+    Welcomed,
+    /// Not a hello.
+    None,
+    /// The connection ends here.
+    Refused(Code, String),
+}
+
+/// Answers the first line where it is a hello, and asks for the token where one is needed.
+fn greet(shard: &Shard, replies: &mut Replies, frame: Frame<'_>) -> Greeting {
+    let hello = match frame {
+        Frame::Line(line) => Hello::recognise(line),
+        Frame::TooLong => None,
+    };
+    let hello = match hello {
+        Some(Ok(hello)) => Some(hello),
+        Some(Err(bad)) => return Greeting::Refused(Code::BadHello, bad.to_string()),
+        None => None,
+    };
+    if let Some(token) = &shard.token
+        && !token.admits(hello.as_ref().and_then(|hello| hello.token.as_deref()))
+    {
+        let reason = "a hello with the right token has to come first (AUTH_TOKEN_FILE)";
+        return Greeting::Refused(Code::Unauthorized, reason.into());
+    }
+    match hello {
+        Some(hello) => {
+            welcome(shard, replies, &hello);
+            Greeting::Welcomed
+        }
+        None => Greeting::None,
     }
 }
 

@@ -6,12 +6,14 @@
 //! listener (a cancelled accept loses a connection); every connection is counted once in
 //! [`Balance`], from its acceptance to its end, on the shard that serves it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -21,7 +23,7 @@ use proto::code::Code;
 use runtime::descriptor;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connection;
+use super::{connection, farewell};
 use crate::counters::Counter;
 use crate::shard::Shard;
 
@@ -68,12 +70,31 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// An accepted connection on its way to the shard that serves it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    socket: OwnedFd,
+    guest: Guest,
+}
+
+/// Whose connection it is, where connections are counted by address.
+#[derive(Debug)]
+pub(crate) struct Guest(Option<IpAddr>);
+
 /// How many connections each shard serves, and the way to each.
 #[derive(Debug)]
 pub(crate) struct Balance {
     counts: Vec<AtomicUsize>,
-    ways: Vec<Sender<OwnedFd>>,
+    ways: Vec<Sender<Arrival>>,
     connections_max: usize,
+    /// Only where it is the narrower bound; once per connection, so a lock is no matter.
+    per_ip: Option<PerIp>,
+}
+
+#[derive(Debug)]
+struct PerIp {
+    connections_max: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// Where an accepted connection goes.
@@ -86,10 +107,44 @@ enum Placement {
 
 impl Balance {
     /// Counts for `shards` shards, and the end of the channel that each one reads.
-    pub(crate) fn new(shards: usize, connections_max: usize) -> (Balance, Vec<Receiver<OwnedFd>>) {
+    pub(crate) fn new(
+        shards: usize,
+        connections_max: usize,
+        per_ip_max: usize,
+    ) -> (Balance, Vec<Receiver<Arrival>>) {
         let (ways, ends) = (0..shards).map(|_| async_channel::bounded(HAND_OVER_MAX)).unzip();
         let counts = (0..shards).map(|_| AtomicUsize::new(0)).collect();
-        (Balance { counts, ways, connections_max }, ends)
+        let per_ip = (per_ip_max < connections_max)
+            .then(|| PerIp { connections_max: per_ip_max, counts: Mutex::default() });
+        (Balance { counts, ways, connections_max, per_ip }, ends)
+    }
+
+    /// Counts a connection from `peer`, unless that address has as many as it may.
+    fn welcome(&self, peer: impl FnOnce() -> Option<IpAddr>) -> Option<Guest> {
+        let Some(per_ip) = &self.per_ip else { return Some(Guest(None)) };
+        // The peer of a connection that is broken already is nobody's.
+        let Some(ip) = peer() else { return Some(Guest(None)) };
+        // An IPv4 client is the same on a socket of both kinds.
+        let ip = ip.to_canonical();
+        let mut counts = per_ip.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(ip).or_insert(0);
+        if *count >= per_ip.connections_max {
+            return None;
+        }
+        *count += 1;
+        Some(Guest(Some(ip)))
+    }
+
+    /// Takes a connection out of the count of its address.
+    fn bid_farewell(&self, guest: &Guest) {
+        let (Some(per_ip), Some(ip)) = (&self.per_ip, guest.0) else { return };
+        let mut counts = per_ip.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(ip) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// Chooses the shard with the fewest connections, `here` on a tie, and counts it there.
@@ -154,17 +209,10 @@ pub(crate) fn open(shard: &Rc<Shard>, listener: OwnedFd, balance: &Arc<Balance>)
 
 async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
     let listener = descriptor::tcp_listener(listener);
-    let here = shard.settings.shard;
     while !shard.stopping.get() {
         match listener.accept().await {
             Ok(_) if shard.stopping.get() => break,
-            Ok(stream) => match balance.place(here) {
-                Placement::Here => serve(&shard, stream, &balance),
-                Placement::There(shard_there) => {
-                    hand_over(&shard, stream, &balance, shard_there);
-                }
-                Placement::Refused => refuse(&shard, stream),
-            },
+            Ok(stream) => admit(&shard, stream, &balance),
             Err(_) if shard.stopping.get() => break,
             Err(_) => {
                 shard.counters.add(Counter::AcceptErrors, 1);
@@ -174,30 +222,55 @@ async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
     }
 }
 
-fn hand_over(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>, there: usize) {
+fn admit(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>) {
     let here = shard.settings.shard;
-    // The duplicate travels; dropping the original cancels the poll that glommio has armed on it.
-    let sent = descriptor::dup(&stream).is_ok_and(|fd| balance.ways[there].try_send(fd).is_ok());
-    if sent {
-        shard.counters.add(Counter::ConnectionsHandedOver, 1);
-    } else {
-        balance.move_count(there, here);
-        serve(shard, stream, balance);
+    let Some(guest) = balance.welcome(|| stream.peer_addr().ok().map(|peer| peer.ip())) else {
+        return refuse(shard, stream, "CONNECTIONS_PER_IP_MAX is reached");
+    };
+    match balance.place(here) {
+        Placement::Here => serve(shard, stream, guest, balance),
+        Placement::There(there) => hand_over(shard, stream, guest, balance, there),
+        Placement::Refused => {
+            balance.bid_farewell(&guest);
+            refuse(shard, stream, "CONNECTIONS_MAX is reached");
+        }
     }
+}
+
+fn hand_over(
+    shard: &Rc<Shard>,
+    stream: TcpStream,
+    guest: Guest,
+    balance: &Arc<Balance>,
+    there: usize,
+) {
+    let stay = |guest| {
+        balance.move_count(there, shard.settings.shard);
+        guest
+    };
+    // The duplicate travels; dropping the original cancels the poll that glommio has armed on it.
+    let guest = match descriptor::dup(&stream) {
+        Ok(socket) => match balance.ways[there].try_send(Arrival { socket, guest }) {
+            Ok(()) => return shard.counters.add(Counter::ConnectionsHandedOver, 1),
+            Err(unsent) => stay(unsent.into_inner().guest),
+        },
+        Err(_) => stay(guest),
+    };
+    serve(shard, stream, guest, balance);
 }
 
 /// Serves what other shards accepted for this one.
 pub(crate) async fn receive(
     shard: Rc<Shard>,
-    handed_over: Receiver<OwnedFd>,
+    handed_over: Receiver<Arrival>,
     balance: Arc<Balance>,
 ) {
-    while let Ok(fd) = handed_over.recv().await {
-        serve(&shard, descriptor::tcp_stream(fd), &balance);
+    while let Ok(Arrival { socket, guest }) = handed_over.recv().await {
+        serve(&shard, descriptor::tcp_stream(socket), guest, &balance);
     }
 }
 
-fn serve(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>) {
+fn serve(shard: &Rc<Shard>, stream: TcpStream, guest: Guest, balance: &Arc<Balance>) {
     let (shard, balance) = (Rc::clone(shard), Arc::clone(balance));
     // Entered before the task first runs, so that a stop does not overlook it.
     let seat = connection::Seat::take(&shard);
@@ -205,11 +278,12 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>) {
         let here = shard.settings.shard;
         connection::run(shard, stream, seat).await;
         balance.end(here);
+        balance.bid_farewell(&guest);
     })
     .detach();
 }
 
-fn refuse(shard: &Rc<Shard>, stream: TcpStream) {
+fn refuse(shard: &Rc<Shard>, stream: TcpStream, reason: &'static str) {
     shard.counters.add(Counter::ConnectionsRefused, 1);
     if shard.refusals.get() >= REFUSALS_MAX {
         return;
@@ -217,8 +291,7 @@ fn refuse(shard: &Rc<Shard>, stream: TcpStream) {
     shard.refusals.set(shard.refusals.get() + 1);
     let shard = Rc::clone(shard);
     glommio::spawn_local(async move {
-        connection::refuse(&shard, stream, Code::TooManyConnections, "CONNECTIONS_MAX is reached")
-            .await;
+        farewell::refuse(&shard, stream, Code::TooManyConnections, reason).await;
         shard.refusals.set(shard.refusals.get() - 1);
     })
     .detach();
@@ -230,7 +303,7 @@ mod tests {
 
     #[test]
     fn eight_connections_end_four_and_four_whoever_accepts_them() {
-        let (balance, _ends) = Balance::new(2, 100);
+        let (balance, _ends) = Balance::new(2, 100, 100);
         for _ in 0..8 {
             balance.place(0);
         }
@@ -240,13 +313,26 @@ mod tests {
 
     #[test]
     fn a_tie_stays_here_and_the_cap_holds() {
-        let (balance, _ends) = Balance::new(2, 3);
+        let (balance, _ends) = Balance::new(2, 3, 3);
         assert_eq!(balance.place(1), Placement::Here);
         assert_eq!(balance.place(1), Placement::There(0));
         assert_eq!(balance.place(0), Placement::Here);
         assert_eq!(balance.place(0), Placement::Refused);
         balance.end(0);
         assert_eq!(balance.place(0), Placement::Here);
+    }
+
+    #[test]
+    fn an_address_has_a_bound_of_its_own() {
+        let (balance, _ends) = Balance::new(2, 100, 2);
+        let from = |ip: &str| balance.welcome(|| Some(ip.parse().unwrap()));
+        let first = from("192.0.2.1").unwrap();
+        let second = from("::ffff:192.0.2.1").unwrap();
+        assert!(from("192.0.2.1").is_none(), "both spellings are one address");
+        assert!(from("192.0.2.2").is_some());
+        balance.bid_farewell(&first);
+        assert!(from("192.0.2.1").is_some());
+        balance.bid_farewell(&second);
     }
 
     #[test]

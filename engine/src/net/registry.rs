@@ -17,6 +17,44 @@ pub(crate) enum Kill {
     Memory,
     /// The drain took too long.
     Drain,
+    /// What it owed us did not come in time.
+    Timeout(Awaited),
+}
+
+/// What a connection owes the engine next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// The TLS handshake.
+    Handshake,
+    /// The hello with the token.
+    Hello,
+    /// The end of a line that has begun.
+    Line,
+    /// Anything at all.
+    Anything,
+}
+
+/// How long each of them may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// TLS handshake, and hello where one is asked for.
+    pub handshake: Duration,
+    /// The rest of a line.
+    pub line: Duration,
+    /// Anything.
+    pub idle: Duration,
+    /// A client that takes none of its replies for so long is reset.
+    pub replies: Duration,
+}
+
+impl Patience {
+    fn with(&self, awaited: Awaited) -> Duration {
+        match awaited {
+            Awaited::Handshake | Awaited::Hello => self.handshake,
+            Awaited::Line => self.line,
+            Awaited::Anything => self.idle,
+        }
+    }
 }
 
 /// What the shard knows of a connection.
@@ -26,6 +64,8 @@ pub(crate) struct Entry {
     kill: Cell<Option<Kill>>,
     /// Since when replies wait that the client does not take.
     pub stalled_since: Cell<Option<Instant>>,
+    /// What is awaited from the client, and since when; nothing while the engine is the one to act.
+    pub awaits: Cell<Option<(Awaited, Instant)>>,
     /// Bytes of the unfinished line.
     pub carry_bytes: Cell<usize>,
 }
@@ -105,11 +145,15 @@ impl Registry {
         self.each(|entry| entry.kill(why));
     }
 
-    /// Ends those whose replies have waited for `timeout`.
-    pub(crate) fn kill_stalled(&self, now: Instant, timeout: Duration) {
+    /// Ends those whose client has let the engine wait too long.
+    pub(crate) fn kill_late(&self, now: Instant, patience: &Patience) {
         self.each(|entry| {
-            if entry.stalled_since.get().is_some_and(|since| now >= since + timeout) {
+            if entry.stalled_since.get().is_some_and(|since| now >= since + patience.replies) {
                 entry.kill(Kill::ReplyTimeout);
+            } else if let Some((awaited, since)) = entry.awaits.get()
+                && now >= since + patience.with(awaited)
+            {
+                entry.kill(Kill::Timeout(awaited));
             }
         });
     }
@@ -161,13 +205,41 @@ mod tests {
         let entry = Rc::new(Entry::default());
         let _place = registry.enter(Rc::clone(&entry));
         let now = Instant::now();
-        let timeout = Duration::from_secs(1);
-        registry.kill_stalled(now + 2 * timeout, timeout);
+        let second = Duration::from_secs(1);
+        registry.kill_late(now + 20 * second, &PATIENCE);
         assert_eq!(entry.killed(), None);
         entry.stalled_since.set(Some(now));
-        registry.kill_stalled(now + timeout / 2, timeout);
+        registry.kill_late(now + 4 * second - second / 2, &PATIENCE);
         assert_eq!(entry.killed(), None);
-        registry.kill_stalled(now + timeout, timeout);
+        registry.kill_late(now + 4 * second, &PATIENCE);
         assert_eq!(entry.killed(), Some(Kill::ReplyTimeout));
+    }
+
+    const PATIENCE: Patience = Patience {
+        handshake: Duration::from_secs(1),
+        line: Duration::from_secs(2),
+        idle: Duration::from_secs(3),
+        replies: Duration::from_secs(4),
+    };
+
+    #[test]
+    fn each_wait_has_a_patience_of_its_own() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        for (awaited, seconds) in [
+            (Awaited::Handshake, 1),
+            (Awaited::Hello, 1),
+            (Awaited::Line, 2),
+            (Awaited::Anything, 3),
+        ] {
+            let registry = Registry::default();
+            let entry = Rc::new(Entry::default());
+            let _place = registry.enter(Rc::clone(&entry));
+            entry.awaits.set(Some((awaited, now)));
+            registry.kill_late(now + seconds * second - second / 2, &PATIENCE);
+            assert_eq!(entry.killed(), None, "{awaited:?}");
+            registry.kill_late(now + seconds * second, &PATIENCE);
+            assert_eq!(entry.killed(), Some(Kill::Timeout(awaited)));
+        }
     }
 }
