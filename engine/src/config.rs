@@ -176,6 +176,9 @@ pub struct Config {
     /// Own logs on stderr: text or json
     #[arg(long, env, default_value = "text")]
     pub log_format: LogFormat,
+    /// Own logs from this level on: error, warn, info, debug or trace
+    #[arg(long, env, default_value = "info")]
+    pub log_level: LogLevel,
 }
 
 /// What happens when the batch is full.
@@ -194,6 +197,26 @@ pub enum LogFormat {
     Text,
     /// An object a line.
     Json,
+}
+
+/// How much the engine's own logs say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What broke.
+    Error,
+    /// What is wrong or short, too.
+    Warn,
+    /// What an operator wants to know of a healthy engine, too.
+    Info,
+    /// What it does, connection by connection, too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Whether people asked all programs for text without colours (https://no-color.org).
+pub(crate) fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// The clap command, for documents that are held against it.

@@ -11,6 +11,7 @@ pub mod error;
 mod flusher;
 pub mod ingest;
 mod intake;
+pub mod logs;
 mod net;
 mod secrets;
 mod shard;
@@ -27,9 +28,10 @@ use proto::hello::Durability;
 use runtime::cpus::Cpus;
 use runtime::shards::{Plan, Shard};
 use runtime::stop::{Cause, Stop};
+use tracing::{error, info, warn};
 
 use crate::config::{BATCH_OVERHEAD_BYTES, Config};
-use crate::counters::{Published, Snapshot};
+use crate::counters::{Counter, Published, Snapshot};
 use crate::error::Error;
 use crate::ingest::batch::Limits;
 use crate::net::connection::Terms;
@@ -145,6 +147,7 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         io_memory_bytes: 4 * config.commit_bytes_max,
     };
     let shards = runtime::shards::start(&plan, begin)?;
+    announce(config, address, count, &notes);
     if let Some(path) = &config.ready_file {
         write_ready_file(path, config, address, count)
             .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
@@ -205,6 +208,21 @@ async fn sink(
 
 fn notes(log_dir: Option<&LogDir>) -> Vec<String> {
     log_dir.map(|log_dir| log_dir.recovery().notes()).unwrap_or_default()
+}
+
+/// Says what runs now. It is said before READY_FILE is there.
+fn announce(config: &Config, address: SocketAddr, shards: usize, notes: &[String]) {
+    for note in notes {
+        warn!("{note}");
+    }
+    let storage = if config.enable_persistence {
+        format!("{} into {}", config.durability, config.log_dir.display())
+    } else {
+        "received, nothing is stored".to_owned()
+    };
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    info!(version, pid, "listening on {address} with {shards} shards, ok means {storage}");
+    logs::flush();
 }
 
 fn write_ready_file(
@@ -271,7 +289,9 @@ impl Engine {
     /// # Errors
     /// A shard could not begin its segments or did not end in time.
     pub fn wait(self) -> Result<Totals, Error> {
-        self.stop.wait();
+        let cause = self.stop.wait();
+        let drain_secs = self.drain.as_secs_f64();
+        info!(?cause, drain_secs, "draining: no new connections, answering what was read");
         let deadline = Instant::now() + self.drain + DRAIN_GRACE;
         let mut totals =
             Totals { counters: Snapshot::default(), shards: Vec::new(), troubles: Vec::new() };
@@ -291,6 +311,12 @@ impl Engine {
             }
         }
         drop(self.log_dir);
+        for trouble in &totals.troubles {
+            error!("{trouble}");
+        }
+        let received = totals.counters.get(Counter::Received);
+        let stored = totals.counters.get(Counter::Ok);
+        info!(received, ok = stored, "drained");
         Ok(totals)
     }
 }

@@ -1,11 +1,13 @@
 //! `logboom-engine`: reads the command line, runs, prints the totals, exits.
 #![expect(clippy::print_stdout, reason = "results go to stdout, from here only")]
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
-use engine::config::{Cli, Command, Config};
+use engine::config::{Cli, Command, Config, LogFormat};
 use engine::error::Error;
+use engine::logs;
 use runtime::exit_code;
 use runtime::stop::Stop;
 
@@ -17,9 +19,21 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Doctor) => doctor(&cli.config),
         None => run(&cli.config).unwrap_or_else(|error| {
-            eprintln!("logboom-engine: {error}");
+            say(cli.config.log_format, &error);
             ExitCode::from(error.exit_code())
         }),
+    }
+}
+
+/// Says why the engine does not run, as plainly as people want to read it. A stderr that is gone
+/// stops nothing.
+fn say(format: LogFormat, error: &Error) {
+    if format == LogFormat::Json {
+        tracing::error!(exit_code = error.exit_code(), "{error}");
+    }
+    logs::flush();
+    if format == LogFormat::Text {
+        let _ = writeln!(io::stderr(), "logboom-engine: {error}");
     }
 }
 
@@ -30,27 +44,13 @@ fn doctor(config: &Config) -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<ExitCode, Error> {
+    logs::start(config.log_format, config.log_level).map_err(Error::Thread)?;
     let stop = Stop::on_signals().map_err(Error::Thread)?;
-    let engine = engine::start(config, stop)?;
-    let storage = if config.enable_persistence {
-        format!("{} into {}", config.durability, config.log_dir.display())
-    } else {
-        "received, nothing is stored".to_owned()
-    };
-    eprintln!(
-        "logboom-engine: listening on {} with {} shards, ok means {storage}",
-        engine.address(),
-        engine.shards(),
-    );
-    for note in engine.notes() {
-        eprintln!("logboom-engine: {note}");
-    }
-    let totals = engine.wait()?;
-    for trouble in &totals.troubles {
-        eprintln!("logboom-engine: {trouble}");
-    }
+    let totals = engine::start(config, stop)?.wait()?;
+    logs::flush();
     let shards: Vec<_> = totals.shards.iter().map(|shard| shard.to_json()).collect();
-    println!("{}", serde_json::json!({ "totals": totals.counters.to_json(), "shards": shards }));
+    let result = serde_json::json!({ "totals": totals.counters.to_json(), "shards": shards });
+    println!("{result}");
     let code = if totals.troubles.is_empty() { exit_code::PASS } else { exit_code::BROKE };
     Ok(ExitCode::from(code))
 }
