@@ -3,6 +3,8 @@
 //! The only file of the engine that reads the environment (through clap). [`Config`] is every knob
 //! as one field; `validate` refuses combinations that cannot work, naming value and knob.
 
+mod knobs;
+
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use proto::hello::Durability;
 use proto::level::Level;
 use runtime::units;
 
+pub use self::knobs::{Asked, Knob, Source, ask};
 use crate::error::Error;
 
 /// The command line.
@@ -36,6 +39,12 @@ pub struct Cli {
 pub enum Command {
     /// Show what this machine allows, and what to do about what is short
     Doctor,
+    /// Show every knob, where its value comes from, and all that is wrong with it
+    Check {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Every knob of the engine.
@@ -179,6 +188,9 @@ pub struct Config {
     /// Own logs from this level on: error, warn, info, debug or trace
     #[arg(long, env, default_value = "info")]
     pub log_level: LogLevel,
+    /// Every knob as it was asked for, where it was read from a command line.
+    #[arg(skip)]
+    pub knobs: Vec<Knob>,
 }
 
 /// What happens when the batch is full.
@@ -233,46 +245,65 @@ impl Config {
     /// Refuses what cannot work.
     ///
     /// # Errors
-    /// Names the value and the knob.
+    /// Names the values and the knobs: all that is wrong, not just the first.
     pub fn validate(&self) -> Result<(), Error> {
-        let usage = |text: String| Err(Error::Usage(text));
-        if self.buffer_size < BUFFER_SIZE_MIN {
-            return usage(format!(
+        let findings = self.findings();
+        if findings.is_empty() { Ok(()) } else { Err(Error::Usage(findings.join("; "))) }
+    }
+
+    /// What cannot work, each with value and knob; none in a configuration that can.
+    pub fn findings(&self) -> Vec<String> {
+        let mut findings = Vec::new();
+        let mut refuse = |wrong: bool, say: &dyn Fn() -> String| {
+            if wrong {
+                findings.push(say());
+            }
+        };
+        refuse(self.buffer_size < BUFFER_SIZE_MIN, &|| {
+            format!(
                 "{} bytes is too small for BUFFER_SIZE: at least {BUFFER_SIZE_MIN}",
                 self.buffer_size
-            ));
-        }
-        if self.line_bytes_max == 0 {
-            return usage("0 is too small for LINE_BYTES_MAX".into());
-        }
+            )
+        });
+        refuse(self.line_bytes_max == 0, &|| "0 is too small for LINE_BYTES_MAX".into());
         let longest = crate::sink::file::LINE_BYTES_RECOVERABLE;
-        if self.line_bytes_max > longest {
-            return usage(format!(
+        refuse(self.line_bytes_max > longest, &|| {
+            format!(
                 "{} bytes is too large for LINE_BYTES_MAX: recovery reads lines up to {longest}",
                 self.line_bytes_max
-            ));
-        }
+            )
+        });
         // A batch that is empty but for the tail in front takes the longest line.
-        let commit_min = self.line_bytes_max + 1 + crate::sink::BLOCK + BATCH_OVERHEAD_BYTES;
-        if self.commit_bytes_max < commit_min {
-            return usage(format!(
+        let commit_min =
+            self.line_bytes_max.saturating_add(1 + crate::sink::BLOCK + BATCH_OVERHEAD_BYTES);
+        refuse(self.commit_bytes_max < commit_min, &|| {
+            format!(
                 "{} bytes is too small for COMMIT_BYTES_MAX: a line of LINE_BYTES_MAX ({}) needs {commit_min}",
                 self.commit_bytes_max, self.line_bytes_max
-            ));
-        }
-        if self.segment_bytes_max < SEGMENT_BYTES_MIN {
-            return usage(format!(
+            )
+        });
+        refuse(self.segment_bytes_max < SEGMENT_BYTES_MIN, &|| {
+            format!(
                 "{} bytes is too small for SEGMENT_BYTES_MAX: at least {SEGMENT_BYTES_MIN}",
                 self.segment_bytes_max
-            ));
-        }
-        if self.batch_size == 0 {
-            return usage("0 is too small for BATCH_SIZE".into());
-        }
-        if self.shards == Some(0) {
-            return usage("0 is too small for SHARDS".into());
-        }
-        Ok(())
+            )
+        });
+        refuse(self.batch_size == 0, &|| "0 is too small for BATCH_SIZE".into());
+        refuse(self.shards == Some(0), &|| "0 is too small for SHARDS".into());
+        refuse(self.connections_max == 0, &|| "0 is too small for CONNECTIONS_MAX".into());
+        refuse(self.auth_token_file.is_some() && self.enable_udp, &|| {
+            "AUTH_TOKEN_FILE and ENABLE_UDP exclude each other: a datagram has no hello that could say the token".into()
+        });
+        refuse(self.client_ca_path.is_some() && !self.enable_tls, &|| {
+            "CLIENT_CA_PATH is without effect, because ENABLE_TLS is false: no client would be asked for a certificate".into()
+        });
+        let (low, normal) = (self.shed_low_percent, self.shed_normal_percent);
+        refuse(low > normal || normal > 100, &|| {
+            format!(
+                "{low} for SHED_LOW_PERCENT and {normal} for SHED_NORMAL_PERCENT do not rise up to 100"
+            )
+        });
+        findings
     }
 
     /// The memory that connections of one of `shards` shards may hold, after what is fixed.
@@ -292,26 +323,38 @@ impl Config {
         })
     }
 
-    /// The addresses that SERVER_HOST and SERVER_PORT mean.
+    /// The address that SERVER_HOST and SERVER_PORT mean.
     ///
     /// # Errors
     /// The name does not resolve.
     pub fn address(&self) -> Result<SocketAddr, Error> {
-        if let Ok(ip) = self.server_host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Ok(SocketAddr::new(ip, self.server_port));
-        }
-        let unresolved = |reason: String| Error::Resolve { host: self.server_host.clone(), reason };
-        (self.server_host.as_str(), self.server_port)
-            .to_socket_addrs()
-            .map_err(|error| unresolved(error.to_string()))?
-            .next()
-            .ok_or_else(|| unresolved("no address".into()))
+        resolve("SERVER_HOST", &self.server_host, self.server_port)
+    }
+
+    /// The address that ADMIN_HOST and ADMIN_PORT mean.
+    ///
+    /// # Errors
+    /// The name does not resolve.
+    pub fn admin_address(&self) -> Result<SocketAddr, Error> {
+        resolve("ADMIN_HOST", &self.admin_host, self.admin_port)
     }
 
     /// What a connection gets unless its hello asks otherwise.
     pub fn durability_granted(&self, asked: Durability) -> Durability {
         if self.enable_persistence { asked } else { Durability::Received }
     }
+}
+
+fn resolve(knob: &'static str, host: &str, port: u16) -> Result<SocketAddr, Error> {
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let unresolved = |reason: String| Error::Resolve { knob, host: host.to_owned(), reason };
+    (host, port)
+        .to_socket_addrs()
+        .map_err(|error| unresolved(error.to_string()))?
+        .next()
+        .ok_or_else(|| unresolved("no address".into()))
 }
 
 #[cfg(test)]
@@ -347,12 +390,22 @@ mod tests {
             (&["--shards", "0"], "SHARDS"),
             (&["--line-bytes-max", "1GiB"], "LINE_BYTES_MAX"),
             (&["--batch-size", "0"], "BATCH_SIZE"),
+            (&["--auth-token-file", "token", "--enable-udp"], "AUTH_TOKEN_FILE and ENABLE_UDP"),
+            (&["--client-ca-path", "ca.crt"], "CLIENT_CA_PATH"),
+            (&["--shed-low-percent", "90"], "SHED_LOW_PERCENT"),
         ] {
             let text = parse(arguments).validate().unwrap_err().to_string();
             assert!(text.contains(knob), "{text}");
         }
         let text = parse(&["--memory-bytes-max", "1MiB"]).connection_memory_bytes(2).unwrap_err();
         assert!(text.to_string().contains("MEMORY_BYTES_MAX"), "{text}");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let text = parse(&["--shards", "0", "--batch-size", "0"]).validate().unwrap_err();
+        let text = text.to_string();
+        assert!(text.contains("SHARDS") && text.contains("BATCH_SIZE"), "{text}");
     }
 
     #[test]

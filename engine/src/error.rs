@@ -16,16 +16,20 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The host's name means no address.
-    #[error("cannot resolve {host} (SERVER_HOST): {reason}")]
+    #[error("cannot resolve {host} ({knob}): {reason}")]
     Resolve {
+        /// Where the name stands.
+        knob: &'static str,
         /// The name.
         host: String,
         /// The resolver's reason.
         reason: String,
     },
     /// The port cannot be had.
-    #[error("cannot bind {address} (SERVER_HOST, SERVER_PORT): {}", reason(source))]
+    #[error("cannot bind {address} ({knobs}): {}", reason(source))]
     Bind {
+        /// Where the address stands.
+        knobs: &'static str,
         /// What was asked for.
         address: SocketAddr,
         /// The system's reason.

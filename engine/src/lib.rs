@@ -4,6 +4,7 @@
 //! batches, `flusher` writes through a `sink`, and replies leave by the connection again. This
 //! file starts and stops it; nothing here knows a message.
 
+pub mod check;
 pub mod config;
 pub mod counters;
 pub mod doctor;
@@ -86,8 +87,9 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let uring = runtime::uring::probe()?;
     runtime::nofile::raise();
     let address = config.address()?;
+    let taken = |knobs, address| move |source| Error::Bind { knobs, address, source };
     let (sockets, address) =
-        listener::bind(address, count).map_err(|source| Error::Bind { address, source })?;
+        listener::bind(address, count).map_err(taken("SERVER_HOST, SERVER_PORT", address))?;
     let log_dir =
         config.enable_persistence.then(|| LogDir::open(&config.log_dir, count)).transpose()?;
     let mut notes = notes(log_dir.as_ref());

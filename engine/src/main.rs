@@ -4,8 +4,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser;
-use engine::config::{Cli, Command, Config, LogFormat};
+use engine::config::{self, Asked, Command, Config, LogFormat};
 use engine::error::Error;
 use engine::logs;
 use runtime::exit_code;
@@ -15,19 +14,22 @@ use runtime::stop::Stop;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.command {
-        Some(Command::Doctor) => doctor(&cli.config),
-        None => run(&cli.config).unwrap_or_else(|error| {
-            say(cli.config.log_format, &error);
-            ExitCode::from(error.exit_code())
-        }),
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let asked = config::ask(&arguments).unwrap_or_else(|error| error.exit());
+    let config = &asked.cli.config;
+    match asked.cli.command {
+        Some(Command::Check { json }) => check(&asked, json),
+        _ if !asked.refused.is_empty() => {
+            complain(config.log_format, &Error::Usage(asked.refused.join("; ")))
+        }
+        Some(Command::Doctor) => doctor(config),
+        None => run(config).unwrap_or_else(|error| complain(config.log_format, &error)),
     }
 }
 
 /// Says why the engine does not run, as plainly as people want to read it. A stderr that is gone
 /// stops nothing.
-fn say(format: LogFormat, error: &Error) {
+fn complain(format: LogFormat, error: &Error) -> ExitCode {
     if format == LogFormat::Json {
         tracing::error!(exit_code = error.exit_code(), "{error}");
     }
@@ -35,6 +37,17 @@ fn say(format: LogFormat, error: &Error) {
     if format == LogFormat::Text {
         let _ = writeln!(io::stderr(), "logboom-engine: {error}");
     }
+    ExitCode::from(error.exit_code())
+}
+
+fn check(asked: &Asked, json: bool) -> ExitCode {
+    let report = engine::check::examine(asked);
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    ExitCode::from(report.exit_code())
 }
 
 fn doctor(config: &Config) -> ExitCode {
