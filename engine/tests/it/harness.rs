@@ -200,6 +200,17 @@ pub(crate) fn segments(log_dir: &Path) -> Vec<PathBuf> {
     segments
 }
 
+/// Says loudly that `test` did not run and why, here and in the file that LOGBOOM_SKIPS names.
+#[allow(dead_code, reason = "most machines skip nothing; tests that need root follow")]
+pub(crate) fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED: {test}: {why}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("LOGBOOM_SKIPS") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+}
+
 /// Runs the binary to its end.
 pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap()
