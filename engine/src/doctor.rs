@@ -245,7 +245,7 @@ async fn try_direct(path: &Path) -> Direct {
     };
     let mut block = disk.alloc(BLOCK);
     block.as_mut().fill(b'\n');
-    let wrote = disk.write_at(&file, block, BLOCK, 0).await;
+    let wrote = disk.write_at(&file, disk.seal(block, BLOCK), 0).await;
     let _ = disk.close(file).await;
     match (disk.note(), wrote) {
         (Some(_), _) => Direct::Refused("O_DIRECT is refused".into()),

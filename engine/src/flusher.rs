@@ -207,7 +207,7 @@ mod tests {
     }
 
     async fn bench(judge: impl FnMut(&Path, &Operation) -> Verdict + 'static) -> Bench {
-        let disk = FaultyDisk::new(judge);
+        let disk = FaultyDisk::new(judge).on_executor();
         let plan = Plan::for_test(Path::new(""), 1);
         let sink = FileSink::begin(disk, &plan, 0, 1 << 20, Arc::default()).await.unwrap();
         let sink = Sink::File(sink);

@@ -7,6 +7,8 @@
 
 pub mod disk;
 pub mod file;
+#[cfg(test)]
+mod model;
 pub mod null;
 
 use std::io;

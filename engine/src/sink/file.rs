@@ -158,7 +158,8 @@ impl<D: Disk> FileSink<D> {
         // Holds also if this future is dropped before the write has ended.
         self.torn = true;
         let offset = self.written - tail as u64;
-        let wrote = self.disk.write_at(&self.file, buf, padded, offset).await;
+        let buf = self.disk.seal(buf, padded);
+        let wrote = self.disk.write_at(&self.file, buf, offset).await;
         if let Err(source) = all_of(padded, wrote) {
             let failed = self.write_error(source);
             return match self.undo().await {

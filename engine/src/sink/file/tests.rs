@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use fastrand::Rng;
-use futures_lite::future::block_on;
 use memchr::{memchr_iter, memchr2, memmem};
 
 use super::*;
@@ -201,9 +200,10 @@ fn unreliable(rng: &mut Rng, odds: u32, sync_odds: u32) -> FaultyDisk {
 fn run(rng: &mut Rng, odds: u32, sync_odds: u32) -> (Run, Sink<FaultyDisk>) {
     let disk = unreliable(rng, odds, sync_odds);
     let sink =
-        block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 20_000, Arc::default()));
+        disk.run(FileSink::begin(disk.clone(), &plan(Path::new(""), 1), 0, 20_000, Arc::default()));
     let mut sink = Sink::File(sink.unwrap());
-    let mut run = Run { disk, acknowledged: Vec::new(), synced: 0, offered: Vec::new() };
+    let mut run =
+        Run { disk: disk.clone(), acknowledged: Vec::new(), synced: 0, offered: Vec::new() };
     let (mut stager, mut count) = (Stager { head: 0 }, 0);
     let mut before = sink.watermarks();
     let mut is_final = false;
@@ -211,7 +211,7 @@ fn run(rng: &mut Rng, odds: u32, sync_odds: u32) -> (Run, Sink<FaultyDisk>) {
         let lines = random_lines(rng, &mut count);
         run.offered.push(lines.clone());
         let staged = stager.stage(&sink, &lines);
-        match block_on(sink.write(staged)) {
+        match disk.run(sink.write(staged)) {
             Ok(()) => {
                 assert!(!is_final, "a final failure is final");
                 run.acknowledged.push(lines);
@@ -227,7 +227,7 @@ fn run(rng: &mut Rng, odds: u32, sync_odds: u32) -> (Run, Sink<FaultyDisk>) {
             run.synced = run.acknowledged.len() - 1.min(run.acknowledged.len());
         }
         if rng.u8(..5) == 0 {
-            match block_on(sink.sync()) {
+            match disk.run(sink.sync()) {
                 Ok(()) => {
                     assert!(!is_final, "a final failure is final");
                     run.synced = run.acknowledged.len();
@@ -296,7 +296,7 @@ fn whatever_fails_the_file_holds_the_acknowledged_lines() {
     for round in 0..rounds(120) {
         let (run, sink) = run(rng, [0, 3, 10, 40][round % 4], [0, 30, 100][round % 3]);
         let failed_before = run.disk.log().iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
-        let closed = block_on(sink.close());
+        let closed = run.disk.run(sink.close());
         run.check_rotations();
         let failed = run.disk.log().iter().any(|(_, _, verdict)| *verdict != Verdict::Go);
         assert!(closed.is_ok() || failed, "{closed:?}");
@@ -317,7 +317,7 @@ fn a_failed_sync_is_final() {
         let fail = *operation == Operation::Sync && judge.load(Ordering::Relaxed) == 1;
         if fail { Verdict::Fail(io::ErrorKind::Other) } else { Verdict::Go }
     });
-    let sink = block_on(FileSink::begin(
+    let sink = disk.run(FileSink::begin(
         disk.clone(),
         &plan(Path::new(""), 1),
         0,
@@ -327,16 +327,16 @@ fn a_failed_sync_is_final() {
     let mut sink = Sink::File(sink.unwrap());
     let mut stager = Stager { head: 0 };
     let staged = stager.stage(&sink, b"{}\n");
-    block_on(sink.write(staged)).unwrap();
+    disk.run(sink.write(staged)).unwrap();
     failing.store(1, Ordering::Relaxed);
-    let refused = block_on(sink.sync()).unwrap_err().to_string();
+    let refused = disk.run(sink.sync()).unwrap_err().to_string();
     assert!(refused.contains("000000000001.ndjson"), "{refused}");
     failing.store(0, Ordering::Relaxed);
-    assert!(block_on(sink.sync()).is_err());
+    assert!(disk.run(sink.sync()).is_err());
     let staged = stager.stage(&sink, b"{}\n");
-    assert!(block_on(sink.write(staged)).unwrap_err().is_final());
+    assert!(disk.run(sink.write(staged)).unwrap_err().is_final());
     let operations = disk.log().len();
-    assert!(block_on(sink.close()).is_err());
+    assert!(disk.run(sink.close()).is_err());
     assert_eq!(disk.log().len(), operations + 1, "nothing but a close");
 }
 
@@ -350,7 +350,7 @@ fn a_full_disk_is_told_apart_and_the_sink_goes_on_when_space_returns() {
         }
         _ => Verdict::Go,
     });
-    let sink = block_on(FileSink::begin(
+    let sink = disk.run(FileSink::begin(
         disk.clone(),
         &plan(Path::new(""), 1),
         0,
@@ -363,13 +363,13 @@ fn a_full_disk_is_told_apart_and_the_sink_goes_on_when_space_returns() {
     for round in 0..9 {
         full.store(u64::from(round % 3 == 1), Ordering::Relaxed);
         let staged = stager.stage(&sink, &line);
-        match block_on(sink.write(staged)) {
+        match disk.run(sink.write(staged)) {
             Ok(()) => assert_ne!(round % 3, 1),
             Err(error) => assert!(round % 3 == 1 && error.is_disk_full() && !error.is_final()),
         }
     }
     assert_eq!(sink.watermarks().written.offset, 6 * 3001);
-    block_on(sink.close()).unwrap();
+    disk.run(sink.close()).unwrap();
     assert!(disk.files(|file| file.bytes.clone())[0].1 == line.repeat(6));
 }
 
@@ -385,20 +385,20 @@ fn a_segment_that_could_not_be_prepared_ahead_is_tried_again_at_the_rotation() {
         Verdict::Go
     });
     let sink =
-        block_on(FileSink::begin(disk.clone(), &plan(Path::new(""), 7), 0, 8192, Arc::default()));
+        disk.run(FileSink::begin(disk.clone(), &plan(Path::new(""), 7), 0, 8192, Arc::default()));
     let mut sink = Sink::File(sink.unwrap());
     let mut stager = Stager { head: 0 };
     let line = [vec![b'x'; 4999], b"\n".to_vec()].concat();
     let mut write = |sink: &mut Sink<FaultyDisk>| {
         let staged = stager.stage(sink, &line);
-        block_on(sink.write(staged))
+        disk.run(sink.write(staged))
     };
     write(&mut sink).unwrap();
     assert!(write(&mut sink).unwrap_err().is_disk_full());
     assert_eq!(sink.watermarks().written, Position { segment: 7, offset: 5000 });
     write(&mut sink).unwrap();
     assert_eq!(sink.watermarks().written, Position { segment: 8, offset: 5000 });
-    block_on(sink.close()).unwrap();
+    disk.run(sink.close()).unwrap();
     let names: Vec<_> = disk.files(|_| ()).into_iter().map(|(path, ())| path).collect();
     let shard = segments::shard_directory(Path::new(""), 0);
     assert_eq!(names, [shard.join(segments::file_name(7)), shard.join(segments::file_name(8))]);
