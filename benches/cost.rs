@@ -140,6 +140,7 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         .env_clear()
         .env("SERVER_HOST", "127.0.0.1")
         .env("SERVER_PORT", "0")
+        .env("ADMIN_PORT", "0")
         .env("LOG_DIR", folder.path().join("logs"))
         .env("READY_FILE", &ready)
         .envs(shape.engine.iter().copied())

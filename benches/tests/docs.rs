@@ -97,12 +97,13 @@ fn hold(name: &str, made: &str) {
 
 /// One test, so that two don't write the file at once.
 #[test]
-fn the_readme_has_the_tiers_and_the_knobs_of_all_three_programs() {
+fn the_readme_has_the_tiers_the_metrics_and_the_knobs_of_all_three_programs() {
     for command in [engine::config::command(), loadgen::config::command(), bench::config::command()]
     {
         hold(&format!("knobs: {}", command.get_name()), &knobs(command));
     }
     hold("tiers", &tiers());
+    hold("metrics", &engine::metrics::table());
 }
 
 #[test]

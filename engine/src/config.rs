@@ -170,7 +170,7 @@ pub struct Config {
     /// A stop is over after this time at the latest (seconds)
     #[arg(long, env, default_value = "30", value_parser = units::seconds)]
     pub drain_secs: Duration,
-    /// Written once the engine listens: one JSON object with pid, host, port, shards and log_dir
+    /// Written once the engine listens: one JSON object with pid, host, port, admin_port, shards and log_dir
     #[arg(long, env)]
     pub ready_file: Option<PathBuf>,
     /// Serve /metrics, /healthz, /readyz and /status over HTTP

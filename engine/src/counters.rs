@@ -21,6 +21,10 @@ macro_rules! counters {
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$name => $text,)+ }
             }
+            /// What it counts, in a sentence.
+            pub fn help(self) -> &'static str {
+                match self { $(Counter::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
 
         const COUNT: usize = [$($text,)+].len();
@@ -209,6 +213,11 @@ impl Published {
             cell.store(value, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// Whether anything was published yet.
+    pub fn has_begun(&self) -> bool {
+        self.version.load(Ordering::Relaxed) > 0
     }
 
     /// The last published numbers, all from one moment.

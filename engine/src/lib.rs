@@ -13,11 +13,13 @@ mod flusher;
 pub mod ingest;
 mod intake;
 pub mod logs;
+pub mod metrics;
 mod net;
 mod secrets;
 mod shard;
 mod signal;
 pub mod sink;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,6 +37,7 @@ use crate::config::{BATCH_OVERHEAD_BYTES, Config};
 use crate::counters::{Counter, Published, Snapshot};
 use crate::error::Error;
 use crate::ingest::batch::Limits;
+use crate::net::admin::{self, Admin};
 use crate::net::connection::Terms;
 use crate::net::listener::{self, Balance};
 use crate::net::registry::Patience;
@@ -44,6 +47,7 @@ use crate::shard::{Ended, Settings, Ties};
 use crate::sink::Sink;
 use crate::sink::disk::RealDisk;
 use crate::sink::file::{FileSink, LogDir, retention};
+use crate::status::Status;
 
 /// A shard looks at its rings at least so often; flush timers then come about so much late.
 const PREEMPT: Duration = Duration::from_millis(1);
@@ -62,6 +66,7 @@ pub struct Engine {
     drain: Duration,
     log_dir: Option<LogDir>,
     notes: Vec<String>,
+    admin: Option<Admin>,
 }
 
 /// How an engine ended.
@@ -90,18 +95,22 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let taken = |knobs, address| move |source| Error::Bind { knobs, address, source };
     let (sockets, address) =
         listener::bind(address, count).map_err(taken("SERVER_HOST, SERVER_PORT", address))?;
+    let published: Vec<_> = (0..count).map(|_| Arc::new(Published::default())).collect();
+    let status = Arc::new(Status::begin(config, address, &published, &stop));
+    // Before the recovery, which may take its time.
+    let admin = start_admin(config, &status)?;
     let log_dir =
         config.enable_persistence.then(|| LogDir::open(&config.log_dir, count)).transpose()?;
     let mut notes = notes(log_dir.as_ref());
     if !uring.coop_taskrun {
         notes.push("this kernel has no COOP_TASKRUN: each message costs more (Linux 5.19)".into());
     }
+    status.recovered(&notes);
 
     let (balance, ends) =
         Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
     let (keys, token): (Option<Keys>, Option<Token>) = (None, None);
-    let published: Vec<_> = (0..count).map(|_| Arc::new(Published::default())).collect();
     let active: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
     let ties: Vec<_> = sockets
         .into_iter()
@@ -149,15 +158,16 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         io_memory_bytes: 4 * config.commit_bytes_max,
     };
     let shards = runtime::shards::start(&plan, begin)?;
-    announce(config, address, count, &notes);
+    let admin_address = admin.as_ref().map(Admin::address);
+    announce(config, address, admin_address, count, &notes);
     if let Some(path) = &config.ready_file {
-        write_ready_file(path, config, address, count)
+        write_ready_file(path, config, address, admin_address, count)
             .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
     }
     if config.enable_persistence && config.retain_bytes_max > 0 {
         keep_house(config, active, stop.clone())?;
     }
-    Ok(Engine { address, shards, published, stop, drain: config.drain_secs, log_dir, notes })
+    Ok(Engine { address, shards, published, stop, drain: config.drain_secs, log_dir, notes, admin })
 }
 
 fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Settings {
@@ -213,7 +223,13 @@ fn notes(log_dir: Option<&LogDir>) -> Vec<String> {
 }
 
 /// Says what runs now. It is said before READY_FILE is there.
-fn announce(config: &Config, address: SocketAddr, shards: usize, notes: &[String]) {
+fn announce(
+    config: &Config,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    shards: usize,
+    notes: &[String],
+) {
     for note in notes {
         warn!("{note}");
     }
@@ -224,19 +240,36 @@ fn announce(config: &Config, address: SocketAddr, shards: usize, notes: &[String
     };
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     info!(version, pid, "listening on {address} with {shards} shards, ok means {storage}");
+    if let Some(admin) = admin {
+        info!("metrics and readiness at http://{admin}");
+    }
     logs::flush();
+}
+
+fn start_admin(config: &Config, status: &Arc<Status>) -> Result<Option<Admin>, Error> {
+    if !config.admin_enabled {
+        return Ok(None);
+    }
+    let address = config.admin_address()?;
+    let bound = admin::bind(address).map_err(|source| {
+        let knobs = "ADMIN_HOST, ADMIN_PORT; 0 takes any free port";
+        Error::Bind { knobs, address, source }
+    })?;
+    Ok(Some(Admin::start(bound, Arc::clone(status))?))
 }
 
 fn write_ready_file(
     path: &Path,
     config: &Config,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     shards: usize,
 ) -> std::io::Result<()> {
     let ready = serde_json::json!({
         "pid": std::process::id(),
         "host": address.ip().to_string(),
         "port": address.port(),
+        "admin_port": admin.map(|admin| admin.port()),
         "shards": shards,
         "log_dir": config.enable_persistence.then_some(&config.log_dir),
     });
@@ -312,6 +345,7 @@ impl Engine {
                 totals.troubles.push(format!("shard {index}: {reason}"));
             }
         }
+        drop(self.admin);
         drop(self.log_dir);
         for trouble in &totals.troubles {
             error!("{trouble}");

@@ -1,5 +1,6 @@
 //! The only files that touch sockets.
 
+pub(crate) mod admin;
 pub(crate) mod connection;
 mod farewell;
 pub(crate) mod listener;

@@ -149,6 +149,9 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
     .detach();
     let keeper = glommio::spawn_local(keep(Rc::clone(&shard), Arc::clone(&ties.published)));
 
+    // From now on it is seen to serve.
+    shard.counters.publish(&ties.published);
+
     ties.stop.requested().await;
     shard.stopping.set(true);
     entrance.shut();

@@ -1,0 +1,251 @@
+//! What the outside may know of a running engine.
+//!
+//! Gathers what the shards published, what the system says of the process and the disk, and whether
+//! the engine is ready. Invariant: nothing here makes a shard wait; a shard's numbers are read from
+//! its published snapshot only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use runtime::stop::Stop;
+use rustix::process::{Resource, getrlimit};
+
+use crate::config::{Config, Knob};
+use crate::counters::{Counter, Published, Snapshot};
+
+/// A running engine as seen from outside.
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// Where lines are taken.
+    pub address: SocketAddr,
+    /// What an `ok` means without a hello.
+    pub durability: String,
+    /// LOG_DIR, if something is stored.
+    pub log_dir: Option<PathBuf>,
+    /// When this began.
+    pub started_at: Timestamp,
+    began: Instant,
+    knobs: Vec<Knob>,
+    published: Vec<Arc<Published>>,
+    stop: Stop,
+    /// Set once LOG_DIR is recovered.
+    notes: OnceLock<Vec<String>>,
+}
+
+impl Status {
+    /// Of an engine that begins now: it is not ready before [`Status::recovered`] and before all
+    /// shards have published.
+    pub(crate) fn begin(
+        config: &Config,
+        address: SocketAddr,
+        published: &[Arc<Published>],
+        stop: &Stop,
+    ) -> Status {
+        Status {
+            address,
+            durability: config.durability_granted(config.durability).to_string(),
+            log_dir: config.enable_persistence.then(|| config.log_dir.clone()),
+            started_at: Timestamp::now(),
+            began: Instant::now(),
+            knobs: config.knobs.clone(),
+            published: published.to_vec(),
+            stop: stop.clone(),
+            notes: OnceLock::new(),
+        }
+    }
+
+    /// An engine of one shard that never was, to show what can be seen of one.
+    pub(crate) fn specimen() -> Status {
+        Status {
+            address: ([127, 0, 0, 1], 9000).into(),
+            durability: String::new(),
+            log_dir: Some("/".into()),
+            started_at: Timestamp::UNIX_EPOCH,
+            began: Instant::now(),
+            knobs: Vec::new(),
+            published: vec![Arc::default()],
+            stop: Stop::new(),
+            notes: OnceLock::new(),
+        }
+    }
+
+    /// The value of a knob, as it was written.
+    pub(crate) fn setting(&self, name: &str) -> String {
+        let knob = self.knobs.iter().find(|knob| knob.name == name);
+        knob.and_then(|knob| knob.value.clone()).unwrap_or_default()
+    }
+
+    /// LOG_DIR is in order; `notes` say what had to be done for it.
+    pub(crate) fn recovered(&self, notes: &[String]) {
+        let _ = self.notes.set(notes.to_vec());
+    }
+
+    /// The numbers of each shard, as published last.
+    pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
+        self.published.iter().map(|published| published.load()).collect()
+    }
+
+    /// Why the engine should be sent nothing now; nothing when it is ready.
+    pub(crate) fn hindrances(&self) -> Vec<String> {
+        let mut hindrances = Vec::new();
+        if self.notes.get().is_none() {
+            hindrances.push("starting: LOG_DIR is being recovered".to_owned());
+        } else if !self.published.iter().all(|published| published.has_begun()) {
+            hindrances.push("starting: not all shards serve yet".to_owned());
+        }
+        if self.stop.is_requested() {
+            hindrances.push("draining".to_owned());
+        }
+        for (shard, snapshot) in self.snapshots().iter().enumerate() {
+            if snapshot.get(Counter::StorageDead) > 0 {
+                hindrances.push(format!("the storage of shard {shard} has failed for good"));
+            }
+            if snapshot.get(Counter::BreakersOpen) > 0 {
+                hindrances.push(format!("the breaker of shard {shard} is not closed"));
+            }
+        }
+        hindrances
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn uptime_secs(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Bytes that are free for others than root on the file system of LOG_DIR, and all it has.
+    pub(crate) fn disk_bytes(&self) -> Option<(u64, u64)> {
+        let disk = rustix::fs::statvfs(self.log_dir.as_deref()?).ok()?;
+        Some((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+    }
+
+    /// All of it as one JSON object.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let shards = self.snapshots();
+        let mut totals = Snapshot::default();
+        shards.iter().for_each(|shard| totals.merge(shard));
+        let knobs: serde_json::Map<_, _> = self
+            .knobs
+            .iter()
+            .map(|Knob { name, value, source }| {
+                (name.clone(), serde_json::json!({ "value": value, "source": source }))
+            })
+            .collect();
+        let shards: Vec<_> = shards
+            .iter()
+            .map(|shard| serde_json::json!({ "connections": connections(shard), "counters": shard.to_json() }))
+            .collect();
+        let hindrances = self.hindrances();
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "started_at": self.started_at.to_string(),
+            "uptime_s": self.uptime_secs(),
+            "ready": hindrances.is_empty(),
+            "hindrances": hindrances,
+            "address": self.address.to_string(),
+            "durability": self.durability,
+            "log_dir": self.log_dir.as_ref().map(|path| {
+                let (free, size) = self.disk_bytes().unzip();
+                serde_json::json!({ "path": path, "free_bytes": free, "size_bytes": size })
+            }),
+            "notes": self.notes.get(),
+            "connections": connections(&totals),
+            "totals": totals.to_json(),
+            "shards": shards,
+            "knobs": knobs,
+        })
+    }
+}
+
+/// Connections that are open.
+pub(crate) fn connections(shard: &Snapshot) -> u64 {
+    shard.get(Counter::ConnectionsOpened).saturating_sub(shard.get(Counter::ConnectionsClosed))
+}
+
+/// What the system says of this process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Process {
+    /// User and system time.
+    pub cpu_secs: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open descriptors.
+    pub fds: usize,
+    /// The soft limit on descriptors.
+    pub fds_max: Option<u64>,
+    /// When it began, in seconds since 1970.
+    pub started_unix_secs: f64,
+}
+
+impl Process {
+    /// Asks `/proc`; `None` where it is not mounted.
+    pub(crate) fn read() -> Option<Process> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let fds = std::fs::read_dir("/proc/self/fd").ok()?.count();
+        let Stat { cpu_ticks, threads, started_ticks, resident_pages } = parse(&stat)?;
+        let system = std::fs::read_to_string("/proc/stat").ok()?;
+        let booted = system.lines().find_map(|line| line.strip_prefix("btime "))?;
+        Some(Process {
+            cpu_secs: seconds(cpu_ticks),
+            resident_bytes: resident_pages * rustix::param::page_size() as u64,
+            threads,
+            fds,
+            fds_max: getrlimit(Resource::Nofile).current,
+            started_unix_secs: booted.trim().parse::<f64>().ok()? + seconds(started_ticks),
+        })
+    }
+}
+
+fn seconds(ticks: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "2^53 ticks are 2.8 million years")]
+    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    seconds
+}
+
+/// Of a line of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Debug, PartialEq)]
+struct Stat {
+    /// User and system.
+    cpu_ticks: u64,
+    threads: u64,
+    /// After the machine's start.
+    started_ticks: u64,
+    resident_pages: u64,
+}
+
+fn parse(stat: &str) -> Option<Stat> {
+    // The name may have blanks and brackets; the last bracket ends it, and field 3 follows.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        cpu_ticks: field(14)? + field(15)?,
+        threads: field(20)?,
+        started_ticks: field(22)?,
+        resident_pages: field(24)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_wild_name_is_read() {
+        let stat =
+            "7 (a b) c) S 1 7 7 0 -1 0 0 0 0 0 11 5 0 0 20 0 3 0 1 1000 42 18446744073709551615 1";
+        let read = Stat { cpu_ticks: 16, threads: 3, started_ticks: 1, resident_pages: 42 };
+        assert_eq!(parse(stat), Some(read));
+        assert_eq!(parse("7 (x) S"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_descriptors() {
+        let process = Process::read().unwrap();
+        assert!(process.resident_bytes > 100_000 && process.fds > 2, "{process:?}");
+    }
+}
