@@ -39,7 +39,7 @@ use crate::status::Status;
 /// Connections at a time.
 const GUESTS_MAX: usize = 64;
 /// From the first byte of a request to the last of the answer.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
+const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// After the answer, input is read off for so long, so that a reset does not destroy it.
 const LINGER: Duration = Duration::from_secs(1);
 /// A request line and its headers.

@@ -16,6 +16,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Engine {
     child: Child,
     pub address: SocketAddr,
+    /// Where it tells how it is.
+    pub admin: Option<SocketAddr>,
     pub folder: TempDir,
 }
 
@@ -64,8 +66,15 @@ impl Engine {
         }
         let ready: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(ready).unwrap()).unwrap();
-        let port = u16::try_from(ready["port"].as_u64().unwrap()).unwrap();
-        Engine { child, address: SocketAddr::from(([127, 0, 0, 1], port)), folder }
+        let at = |port: &str| {
+            let port = u16::try_from(ready[port].as_u64()?).unwrap();
+            Some(SocketAddr::from(([127, 0, 0, 1], port)))
+        };
+        Engine { child, address: at("port").unwrap(), admin: at("admin_port"), folder }
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.unwrap()
     }
 
     pub(crate) fn log_dir(&self) -> PathBuf {
@@ -201,7 +210,6 @@ pub(crate) fn segments(log_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Says loudly that `test` did not run and why, here and in the file that LOGBOOM_SKIPS names.
-#[allow(dead_code, reason = "most machines skip nothing; tests that need root follow")]
 pub(crate) fn skip(test: &str, why: &str) {
     let line = format!("SKIPPED: {test}: {why}\n");
     eprint!("{line}");

@@ -1,6 +1,7 @@
 //! The real engine, its real sockets and files, against clients that behave and clients that don't.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
 mod check;
 mod clients;
 mod durability;
