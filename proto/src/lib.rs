@@ -1,6 +1,7 @@
 //! Logboom's wire, pure: what bytes mean on their way between a client and the engine.
 //!
-//! The files in the order of a message's life: `lines` cuts the stream, `hello` is a connection's
+//! The files in the order of a message's life: `lines` cuts the stream, `gzip`
+//! unpacks members in between, `hello` is a connection's
 //! optional first line, `record` decodes a line, `level` is what filtering compares, `reply` and
 //! `code` are the answer, `limits` the numbers that both sides agree on. `PROTOCOL.md` beside this
 //! crate says the same in words, for those who write a client in another language.
@@ -9,6 +10,7 @@
 //! input makes anything here panic.
 
 pub mod code;
+pub mod gzip;
 pub mod hello;
 mod json;
 pub mod level;
@@ -18,6 +20,7 @@ pub mod record;
 pub mod reply;
 
 pub use code::Code;
+pub use gzip::{Bad, Bounds, Origin, Step, Unpack};
 pub use hello::{Durability, Hello, Replies, Welcome};
 pub use level::Level;
 pub use lines::{Flow, Frame, Lines};

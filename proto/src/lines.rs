@@ -8,6 +8,8 @@
 //!
 //! A line ends at `\n`; one `\r` before it is dropped; a line of zero bytes is blank and is no frame.
 //! Frames do not depend on how the stream was cut into chunks, nor on where the caller held.
+//! For `gzip`, which wraps this, the stream also stops in front of a line that begins with
+//! [`MEMBER_MAGIC`]; that costs one comparison a line and nothing to those who don't ask for it.
 //! Leaves to others what a line means, and every await: nothing borrowed from `chunk` stays.
 //!
 //! Invariant: `carry_len() <= line_bytes_max + 1 + (bytes fed while frames are held)`; the 1 is a
@@ -18,6 +20,9 @@ use memchr::memchr;
 
 /// An empty carry that is larger than this gives its memory back, in bytes.
 const KEEP_BYTES_MAX: usize = 4096;
+
+/// A gzip member begins with these two bytes.
+pub(crate) const MEMBER_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// What the caller says to a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +40,17 @@ pub enum Frame<'a> {
     Line(&'a [u8]),
     /// A line has passed the bound. Comes at once; what is left of the line is dropped.
     TooLong,
+}
+
+/// Where [`Lines::cut`] stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cut {
+    /// At the end of the chunk.
+    End,
+    /// At a frame that was held; the chunk is kept.
+    Held,
+    /// Where a member begins: its bytes are [`Lines::take_carry`], then the chunk from `taken` on.
+    Member { taken: usize },
 }
 
 /// Framing state of one connection.
@@ -76,20 +92,42 @@ impl Lines {
 
     /// Gives whole lines to `on` in order, without a copy where they don't begin in the carry, and
     /// keeps the rest. Returns [`Flow::Hold`] if `on` held; then feed `&[]` until it takes again.
-    pub fn feed(&mut self, chunk: &[u8], mut on: impl FnMut(Frame<'_>) -> Flow) -> Flow {
-        if self.offer_held(&mut on) == Flow::Hold {
-            self.keep(chunk);
-            return Flow::Hold;
+    pub fn feed(&mut self, chunk: &[u8], on: impl FnMut(Frame<'_>) -> Flow) -> Flow {
+        match self.cut::<false>(chunk, on) {
+            Cut::Held => Flow::Hold,
+            Cut::End | Cut::Member { .. } => Flow::Next,
+        }
+    }
+
+    /// As [`Lines::feed`]; with `MEMBERS` it stops where a line begins with [`MEMBER_MAGIC`].
+    /// Needs a `line_bytes_max` of at least 1 then: half of the magic may be the rest of a chunk.
+    #[inline]
+    pub(crate) fn cut<const MEMBERS: bool>(
+        &mut self,
+        chunk: &[u8],
+        mut on: impl FnMut(Frame<'_>) -> Flow,
+    ) -> Cut {
+        match self.offer_held::<MEMBERS>(&mut on) {
+            Cut::End => {}
+            Cut::Held => {
+                self.keep(chunk);
+                return Cut::Held;
+            }
+            Cut::Member { .. } => return Cut::Member { taken: 0 },
         }
         let mut rest = chunk;
         if self.discarding {
             match memchr(b'\n', rest) {
-                None => return Flow::Next,
+                None => return Cut::End,
                 Some(end) => rest = &rest[end + 1..],
             }
             self.discarding = false;
         }
         if !self.carry.is_empty() {
+            if MEMBERS && *self.carry == MEMBER_MAGIC[..1] && rest.first() == Some(&MEMBER_MAGIC[1])
+            {
+                return Cut::Member { taken: 0 };
+            }
             // The carry is the begin of one line here.
             let end = memchr(b'\n', rest);
             let more = &rest[..end.unwrap_or(rest.len())];
@@ -104,7 +142,7 @@ impl Lines {
             } else {
                 self.carry.extend_from_slice(more);
                 if end.is_none() {
-                    return Flow::Next;
+                    return Cut::End;
                 }
                 if offer(&self.carry, &mut on) == Flow::Hold {
                     self.carry.push(b'\n');
@@ -114,6 +152,9 @@ impl Lines {
             }
         }
         while let Some(end) = memchr(b'\n', rest) {
+            if MEMBERS && rest.starts_with(&MEMBER_MAGIC) {
+                return Cut::Member { taken: chunk.len() - rest.len() };
+            }
             let line = &rest[..end];
             let flow = if self.passes_bound(end, line.last()) {
                 on(Frame::TooLong)
@@ -125,6 +166,9 @@ impl Lines {
             }
             rest = &rest[end + 1..];
         }
+        if MEMBERS && rest.starts_with(&MEMBER_MAGIC) {
+            return Cut::Member { taken: chunk.len() - rest.len() };
+        }
         if self.passes_bound(rest.len(), rest.last()) {
             self.discarding = true;
             if on(Frame::TooLong) == Flow::Hold {
@@ -133,12 +177,14 @@ impl Lines {
         } else {
             self.carry.extend_from_slice(rest);
         }
-        Flow::Next
+        Cut::End
     }
 
     /// At the end of the stream: the unterminated rest is a line, too. On [`Flow::Hold`] call again.
     pub fn finish(&mut self, mut on: impl FnMut(Frame<'_>) -> Flow) -> Flow {
-        if self.offer_held(&mut on) == Flow::Hold || offer(&self.carry, &mut on) == Flow::Hold {
+        if self.offer_held::<false>(&mut on) == Cut::Held
+            || offer(&self.carry, &mut on) == Flow::Hold
+        {
             return Flow::Hold;
         }
         self.discarding = false;
@@ -164,14 +210,22 @@ impl Lines {
         self.carry.capacity()
     }
 
+    /// Gives the bytes away that are kept: the begin of a member, after [`Cut::Member`].
+    pub(crate) fn take_carry(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.carry)
+    }
+
     /// Offers what an earlier call held.
-    fn offer_held(&mut self, on: &mut impl FnMut(Frame<'_>) -> Flow) -> Flow {
+    fn offer_held<const MEMBERS: bool>(&mut self, on: &mut impl FnMut(Frame<'_>) -> Flow) -> Cut {
         match self.held {
-            Held::Nothing => return Flow::Next,
-            Held::TooLong if on(Frame::TooLong) == Flow::Hold => return Flow::Hold,
+            Held::Nothing => return Cut::End,
+            Held::TooLong if on(Frame::TooLong) == Flow::Hold => return Cut::Held,
             Held::TooLong | Held::Line => self.held = Held::Line,
         }
         while let Some(end) = memchr(b'\n', &self.carry[self.start..]) {
+            if MEMBERS && self.carry[self.start..].starts_with(&MEMBER_MAGIC) {
+                break;
+            }
             let line = &self.carry[self.start..self.start + end];
             let flow = if self.passes_bound(end, line.last()) {
                 on(Frame::TooLong)
@@ -184,13 +238,16 @@ impl Lines {
                     self.carry.drain(..self.start);
                     self.start = 0;
                 }
-                return Flow::Hold;
+                return Cut::Held;
             }
             self.start += end + 1;
         }
         self.held = Held::Nothing;
         self.carry.drain(..self.start);
         self.start = 0;
+        if MEMBERS && self.carry.starts_with(&MEMBER_MAGIC) {
+            return Cut::Member { taken: 0 };
+        }
         self.carry.shrink_to(KEEP_BYTES_MAX);
         if self.passes_bound(self.carry.len(), self.carry.last()) {
             self.empty();
@@ -199,13 +256,13 @@ impl Lines {
                 return self.hold(Held::TooLong, &[]);
             }
         }
-        Flow::Next
+        Cut::End
     }
 
-    fn hold(&mut self, what: Held, behind: &[u8]) -> Flow {
+    fn hold(&mut self, what: Held, behind: &[u8]) -> Cut {
         self.held = what;
         self.keep(behind);
-        Flow::Hold
+        Cut::Held
     }
 
     /// Appends behind what is held.

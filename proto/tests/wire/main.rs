@@ -4,6 +4,7 @@
 #[path = "../../fuzz/harness.rs"]
 mod harness;
 
+mod gzip;
 mod lines;
 mod protocol_md;
 mod random;
