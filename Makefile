@@ -8,7 +8,7 @@ BIN := target/release
 ENGINE_PID = { pid=$$(cat $(RUN)/pid 2>/dev/null) && \
   [ "$$(cat /proc/$$pid/comm 2>/dev/null)" = logboom-engine ]; }
 
-.PHONY: build test check run load benchmark stop clean help
+.PHONY: build test kill-test check run load benchmark stop clean help
 
 build: ## Build the three programs, optimised
 	cargo build --release
@@ -17,6 +17,10 @@ test: ## Run all tests (by cargo-nextest where it is installed)
 	@if command -v cargo-nextest >/dev/null 2>&1; then \
 	  cargo nextest run --workspace && cargo test --workspace --doc; \
 	else cargo test --workspace; fi
+
+kill-test: ## kill -9 the engine 1000 times under load, and look for every acknowledged line
+	LOGBOOM_KILLS=$${LOGBOOM_KILLS:-1000} cargo test --release -p logboom-engine --test it \
+	  kill:: -- --nocapture --test-threads 1
 
 check: ## Formatting, lints and documentation, as CI has them
 	cargo fmt --all --check
@@ -53,4 +57,4 @@ clean: ## Remove what was built and measured; segments in ./logs stay
 	rm -rf results
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'

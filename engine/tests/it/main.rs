@@ -6,6 +6,7 @@ mod check;
 mod clients;
 mod durability;
 mod harness;
+mod kill;
 mod limits;
 mod protocol;
 mod starting;
