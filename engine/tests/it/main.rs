@@ -1,5 +1,6 @@
 //! The real engine, its real sockets and files, against clients that behave and clients that don't.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "some tests are asked for their figures")]
 
 mod admin;
 mod check;
