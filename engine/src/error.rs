@@ -63,6 +63,16 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file of keys, certificates or secrets cannot be used.
+    #[error("cannot use {} ({knob}): {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Where its path stands.
+        knob: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A thread cannot be had.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -96,6 +106,7 @@ impl Error {
             | Error::LogDir(_)
             | Error::Segment { .. }
             | Error::ReadyFile { .. }
+            | Error::Unusable { .. }
             | Error::Thread(_) => exit_code::CANNOT_START,
             Error::Close { .. } => exit_code::BROKE,
         }

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use proto::hello::Durability;
 use runtime::cpus::Cpus;
+use runtime::hangup::Hangups;
 use runtime::shards::{Plan, Shard};
 use runtime::stop::{Cause, Stop};
 use tracing::{error, info, warn};
@@ -67,6 +68,8 @@ pub struct Engine {
     log_dir: Option<LogDir>,
     notes: Vec<String>,
     admin: Option<Admin>,
+    /// Kept to the end: a SIGHUP must not cut the drain short.
+    _hangups: Hangups,
 }
 
 /// How an engine ended.
@@ -91,6 +94,9 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let memory = config.connection_memory_bytes(count)?;
     let uring = runtime::uring::probe()?;
     runtime::nofile::raise();
+    let keys = keys(config)?;
+    let token = token(config)?;
+    let hangups = reload_on_hangup(keys.clone(), token.clone()).map_err(Error::Thread)?;
     let address = config.address()?;
     let taken = |knobs, address| move |source| Error::Bind { knobs, address, source };
     let (sockets, address) =
@@ -110,7 +116,6 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let (balance, ends) =
         Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
-    let (keys, token): (Option<Keys>, Option<Token>) = (None, None);
     let active: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
     let ties: Vec<_> = sockets
         .into_iter()
@@ -167,7 +172,47 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     if config.enable_persistence && config.retain_bytes_max > 0 {
         keep_house(config, active, stop.clone())?;
     }
-    Ok(Engine { address, shards, published, stop, drain: config.drain_secs, log_dir, notes, admin })
+    Ok(Engine {
+        address,
+        shards,
+        published,
+        stop,
+        drain: config.drain_secs,
+        log_dir,
+        notes,
+        admin,
+        _hangups: hangups,
+    })
+}
+
+/// What TLS clients are shown, where the port speaks TLS.
+pub(crate) fn keys(config: &Config) -> Result<Option<Keys>, Error> {
+    let load = || Keys::load(&config.cert_dir, config.client_ca_path.as_deref());
+    config.enable_tls.then(load).transpose()
+}
+
+/// What clients have to know, where they have to.
+pub(crate) fn token(config: &Config) -> Result<Option<Token>, Error> {
+    config.auth_token_file.as_deref().map(Token::load).transpose()
+}
+
+/// At each SIGHUP, reads certificates and token again. Connections that are there stay.
+fn reload_on_hangup(keys: Option<Keys>, token: Option<Token>) -> std::io::Result<Hangups> {
+    Hangups::answer(move || {
+        let tell = |what: &str, reloaded: Result<(), Error>| match reloaded {
+            Ok(()) => info!("SIGHUP: {what} read again, good for new connections"),
+            Err(error) => error!("SIGHUP: {error}; {what} as before"),
+        };
+        if let Some(keys) = &keys {
+            tell("certificates", keys.reload());
+        }
+        if let Some(token) = &token {
+            tell("token", token.reload());
+        }
+        if keys.is_none() && token.is_none() {
+            info!("SIGHUP: nothing to read again: neither ENABLE_TLS nor AUTH_TOKEN_FILE is set");
+        }
+    })
 }
 
 fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Settings {

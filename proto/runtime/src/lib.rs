@@ -9,6 +9,7 @@ pub mod awake;
 pub mod cpus;
 pub mod descriptor;
 pub mod exit_code;
+pub mod hangup;
 pub mod nofile;
 pub mod ring_flags;
 pub mod shards;
