@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use proto::gzip::Bounds;
 use proto::hello::Durability;
 use runtime::cpus::Cpus;
 use runtime::hangup::Hangups;
@@ -55,6 +56,8 @@ const PREEMPT: Duration = Duration::from_millis(1);
 const RING_DEPTH: usize = 1024;
 /// How long past DRAIN_SECS a shard may take to write what is left.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// A gzip member that inflates to less than this may be as dense as it likes.
+const INFLATE_RATIO_AFTER_BYTES: u64 = 8 << 20;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A running engine.
@@ -232,6 +235,10 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
         },
         connection: Terms {
             line_bytes_max: config.line_bytes_max,
+            inflation: Bounds {
+                ratio_max: config.inflate_ratio_max,
+                ratio_after_bytes: INFLATE_RATIO_AFTER_BYTES,
+            },
             reply_queue_bytes_max: config.reply_queue_bytes_max,
             durability: config.durability_granted(config.durability),
             durability_max: config.durability_granted(Durability::Durable),

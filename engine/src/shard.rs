@@ -64,6 +64,8 @@ pub(crate) struct Shard {
     pub intake: Rc<Intake<Buf>>,
     /// Lent to a connection within one poll.
     pub read_buffer: RefCell<Vec<u8>>,
+    /// Gzip members are inflated into it, a slice at a time; lent within one poll.
+    pub inflate_buffer: RefCell<Vec<u8>>,
     /// Lent to a connection within one poll.
     pub reply_buffer: RefCell<Vec<u8>>,
     /// For TLS handshakes; `None` where connections are plain.
@@ -117,6 +119,8 @@ pub(crate) struct Ended {
     pub storage: Result<(), String>,
 }
 
+/// Bytes that a connection inflates before others have a turn.
+const INFLATE_SLICE: usize = 128 * 1024;
 /// How often the keeper looks at connections, and numbers are published.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -129,6 +133,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         counters,
         intake: Rc::clone(&intake),
         read_buffer: RefCell::new(vec![0; settings.read_bytes]),
+        inflate_buffer: RefCell::new(vec![0; INFLATE_SLICE]),
         reply_buffer: RefCell::default(),
         keys: ties.keys,
         token: ties.token,

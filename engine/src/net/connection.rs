@@ -14,9 +14,10 @@ use std::time::Instant;
 
 use glommio::net::TcpStream;
 use proto::code::Code;
+use proto::gzip::{Bounds, Origin, Step, Unpack};
 use proto::hello::{Durability, Hello, Replies as Mode, Welcome};
 use proto::limits::PROTOCOL_VERSION;
-use proto::lines::{Flow, Frame, Lines};
+use proto::lines::{Flow, Frame};
 
 use super::farewell::{self, End};
 use super::registry::{Awaited, Entry, Kill, Place};
@@ -36,6 +37,8 @@ const READS_PER_TURN: usize = 4;
 pub(crate) struct Terms {
     /// Longest line.
     pub line_bytes_max: usize,
+    /// Bounds of a gzip member.
+    pub inflation: Bounds,
     /// Memory of owed replies at which reading stops.
     pub reply_queue_bytes_max: usize,
     /// Durability without a hello.
@@ -131,7 +134,7 @@ struct Connection {
     shard: Rc<Shard>,
     transport: Transport,
     entry: Rc<Entry>,
-    lines: Lines,
+    lines: Unpack,
     replies: Replies,
     /// Bytes of replies that the socket did not take, from `unsent_from` on.
     unsent: Vec<u8>,
@@ -139,6 +142,8 @@ struct Connection {
     input: Input,
     /// The first line may be a hello.
     is_first_line: bool,
+    /// A gzip member has more to inflate without another read.
+    has_more: bool,
     /// What a line in the carry waits for.
     waits_for: Option<WaitsFor>,
     /// When the connection came, and when it last did something.
@@ -160,7 +165,8 @@ impl Connection {
         Connection {
             transport,
             entry,
-            lines: Lines::new(terms.line_bytes_max),
+            lines: Unpack::new(terms.line_bytes_max, terms.inflation),
+            has_more: false,
             replies: Replies::new(Mode::Each, terms.durability),
             unsent: Vec::new(),
             unsent_from: 0,
@@ -209,7 +215,7 @@ impl Connection {
         }
         if self.shard.stopping.get() && self.input != Input::Closed {
             self.offer_what_is_held();
-            if self.waits_for.is_none() {
+            if self.waits_for.is_none() && !self.has_more {
                 self.close_input(Code::ShuttingDown, "the engine is stopping");
             }
         }
@@ -226,6 +232,10 @@ impl Connection {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if self.waits_for == Some(WaitsFor::Replies) && !self.is_reply_queue_full() {
+                continue;
+            }
+            if self.has_more && self.waits_for.is_none() {
+                self.offer(&[]);
                 continue;
             }
             if !self.may_read(cx) {
@@ -245,6 +255,7 @@ impl Connection {
     fn has_said_everything(&self) -> bool {
         self.input != Input::Open
             && self.waits_for.is_none()
+            && !self.has_more
             && self.replies.is_empty()
             && self.unsent.is_empty()
     }
@@ -266,6 +277,11 @@ impl Connection {
             return false;
         }
         if self.input != Input::Open || self.waits_for.is_some() {
+            return false;
+        }
+        if self.shard.stopping.get() {
+            // What was being inflated is done: the next turn says goodbye.
+            cx.waker().wake_by_ref();
             return false;
         }
         // Woken by the progress of its replies.
@@ -370,8 +386,9 @@ impl Connection {
         self.active_at = now;
         let terms = shard.settings.connection;
         let mut ingest = shard.intake.ingest.borrow_mut();
+        let mut inflated = shard.inflate_buffer.borrow_mut();
         let (mut refusal, mut waits_for, mut frames) = (None, None, false);
-        let mut take = |frame: Frame<'_>| {
+        let mut take = |frame: Frame<'_>, origin: Origin| {
             if refusal.is_some() {
                 return Flow::Next;
             }
@@ -381,7 +398,7 @@ impl Connection {
             }
             frames = true;
             if std::mem::take(is_first_line) {
-                match greet(shard, replies, frame) {
+                match greet(shard, replies, frame, origin) {
                     Greeting::Welcomed => return Flow::Next,
                     Greeting::Refused(code, reason) => {
                         refusal = Some((code, reason));
@@ -404,11 +421,13 @@ impl Connection {
             }
             Flow::Next
         };
-        let flow = lines.feed(chunk, &mut take);
-        if matches!(flow, Flow::Next) && *input == Input::Fin {
-            lines.finish(&mut take);
-        }
-        drop(ingest);
+        let step = match lines.feed(chunk, &mut inflated, &mut take) {
+            Ok(Step::Hungry) if *input == Input::Fin => lines.finish(&mut inflated, &mut take),
+            step => step,
+        };
+        drop((ingest, inflated));
+        self.shard.counters.add(Counter::BytesInflated, self.lines.inflated_bytes());
+        self.has_more = matches!(step, Ok(Step::Again));
         self.waits_for = waits_for;
         if frames || self.line_since.is_none() {
             self.line_since = (!self.lines.is_empty()).then_some(now);
@@ -419,6 +438,9 @@ impl Connection {
                 self.shard.counters.add(Counter::Unauthorized, 1);
             }
             self.close_input(code, &reason);
+        } else if let Err(bad) = step {
+            self.shard.counters.add(Counter::GzipErrors, 1);
+            self.close_input(bad.code(), &bad.to_string());
         }
     }
 
@@ -426,6 +448,7 @@ impl Connection {
     fn awaits(&mut self) -> Option<(Awaited, Instant)> {
         let is_engines_turn = self.input != Input::Open
             || self.waits_for.is_some()
+            || self.has_more
             || self.is_reply_queue_full()
             || self.place_in_memory.is_some();
         if is_engines_turn {
@@ -468,7 +491,9 @@ impl Connection {
     fn take_nothing_more(&mut self) {
         self.input = Input::Closed;
         self.waits_for = None;
-        self.lines = Lines::new(self.shard.settings.connection.line_bytes_max);
+        self.has_more = false;
+        let terms = self.shard.settings.connection;
+        self.lines = Unpack::new(terms.line_bytes_max, terms.inflation);
     }
 }
 
@@ -483,10 +508,10 @@ enum Greeting {
 }
 
 /// Answers the first line where it is a hello, and asks for the token where one is needed.
-fn greet(shard: &Shard, replies: &mut Replies, frame: Frame<'_>) -> Greeting {
-    let hello = match frame {
-        Frame::Line(line) => Hello::recognise(line),
-        Frame::TooLong => None,
+fn greet(shard: &Shard, replies: &mut Replies, frame: Frame<'_>, origin: Origin) -> Greeting {
+    let hello = match (frame, origin) {
+        (Frame::Line(line), Origin::Plain) => Hello::recognise(line),
+        (Frame::Line(_), Origin::Packed) | (Frame::TooLong, _) => None,
     };
     let hello = match hello {
         Some(Ok(hello)) => Some(hello),
