@@ -122,7 +122,7 @@ pub struct Config {
     /// Failed or slow writes in a row that open the breaker
     #[arg(long, env, default_value = "5", value_parser = units::count)]
     pub breaker_failures_max: u64,
-    /// A write that takes longer counts as slow (milliseconds)
+    /// A write that takes longer counts as slow, once for each such time that it lasts (milliseconds)
     #[arg(long, env, default_value = "1000", value_parser = units::millis)]
     pub breaker_slow_ms: Duration,
     /// How long an open breaker waits before it lets one batch try (milliseconds)
@@ -298,11 +298,24 @@ impl Config {
             "CLIENT_CA_PATH is without effect, because ENABLE_TLS is false: no client would be asked for a certificate".into()
         });
         let (low, normal) = (self.shed_low_percent, self.shed_normal_percent);
-        refuse(low > normal || normal > 100, &|| {
+        for (percent, knob) in [(low, "SHED_LOW_PERCENT"), (normal, "SHED_NORMAL_PERCENT")] {
+            refuse(!(1..=100).contains(&percent), &|| {
+                format!("{percent} is no value for {knob}: from 1 to 100")
+            });
+        }
+        refuse(low > normal, &|| {
             format!(
-                "{low} for SHED_LOW_PERCENT and {normal} for SHED_NORMAL_PERCENT do not rise up to 100"
+                "{low} is too large for SHED_LOW_PERCENT: at most SHED_NORMAL_PERCENT ({normal})"
             )
         });
+        refuse(self.breaker_failures_max == 0, &|| {
+            "0 is too small for BREAKER_FAILURES_MAX".into()
+        });
+        for (time, knob) in
+            [(self.breaker_slow_ms, "BREAKER_SLOW_MS"), (self.breaker_open_ms, "BREAKER_OPEN_MS")]
+        {
+            refuse(time.is_zero(), &|| format!("0 is too small for {knob}"));
+        }
         findings
     }
 
@@ -392,7 +405,12 @@ mod tests {
             (&["--batch-size", "0"], "BATCH_SIZE"),
             (&["--auth-token-file", "token", "--enable-udp"], "AUTH_TOKEN_FILE and ENABLE_UDP"),
             (&["--client-ca-path", "ca.crt"], "CLIENT_CA_PATH"),
-            (&["--shed-low-percent", "90"], "SHED_LOW_PERCENT"),
+            (&["--shed-low-percent", "0"], "SHED_LOW_PERCENT"),
+            (&["--shed-normal-percent", "101"], "SHED_NORMAL_PERCENT"),
+            (&["--shed-low-percent", "81"], "SHED_LOW_PERCENT"),
+            (&["--breaker-failures-max", "0"], "BREAKER_FAILURES_MAX"),
+            (&["--breaker-slow-ms", "0"], "BREAKER_SLOW_MS"),
+            (&["--breaker-open-ms", "0"], "BREAKER_OPEN_MS"),
         ] {
             let text = parse(arguments).validate().unwrap_err().to_string();
             assert!(text.contains(knob), "{text}");

@@ -90,7 +90,7 @@ counters! {
     BreakerRefused => "breaker_refused",
     /// How often a breaker opened.
     BreakerOpened => "breaker_opened",
-    /// Shards whose breaker is not closed.
+    /// Shards whose breaker refuses lines. One that is half-open and waits for its probe does not.
     BreakersOpen => "breakers_open",
     /// Shards whose storage has failed for good.
     StorageDead => "storage_dead",

@@ -9,15 +9,16 @@ use std::time::Instant;
 
 use futures_lite::future::or;
 use glommio::timer::sleep;
-use proto::code::Code;
 use proto::hello::Durability::{Durable, Received, Written};
+use tracing::{error, warn};
 
 use crate::counters::Counter;
+use crate::ingest::Wrote;
 use crate::ingest::batch::{Due, Taken};
 use crate::ingest::commit::{Outcome, Ticket};
 use crate::intake::Intake;
-use crate::sink::Sink;
 use crate::sink::disk::Disk;
+use crate::sink::{Sink, WriteError};
 
 /// What the flusher does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,20 +77,10 @@ impl<D: Disk> Flusher<D> {
 
     async fn flush(&mut self) {
         let next = self.sink.alloc(self.intake.terms.buffer_bytes);
-        let Taken { staged, commit, lines } = self.intake.ingest.borrow_mut().take(next);
-        self.intake.room.wake_all();
+        let Taken { staged, commit, lines } = self.intake.take(next);
         match self.sink.write(staged).await {
             Ok(()) => self.wrote(commit, lines),
-            Err(error) => {
-                let counters = &self.intake.counters;
-                counters.add(Counter::CommitsFailed, 1);
-                counters.add(Counter::LostAfterReceived, commit.lines(Received));
-                self.resolve(commit.lines(Written) + commit.lines(Durable), Outcome::Failed);
-                commit.wrote(Outcome::Failed);
-                if error.is_final() {
-                    self.give_up(error.to_string());
-                }
-            }
+            Err(error) => self.failed(&commit, lines, &error),
         }
         let overdue = self.sync_deadline().is_some_and(|deadline| deadline <= Instant::now());
         if self.broken.is_none() && (!self.written.is_empty() || overdue) {
@@ -97,7 +88,23 @@ impl<D: Disk> Flusher<D> {
         }
     }
 
+    fn failed(&mut self, commit: &Ticket, lines: u64, error: &WriteError) {
+        let counters = &self.intake.counters;
+        counters.add(Counter::CommitsFailed, 1);
+        counters.add(Counter::LostAfterReceived, commit.lines(Received));
+        self.resolve(commit.lines(Written) + commit.lines(Durable), Outcome::Failed);
+        if error.is_final() {
+            self.give_up(error.to_string());
+        } else {
+            warn!(shard = self.intake.terms.ingest.shard, lines, "lines are not stored: {error}");
+            let full = error.is_disk_full();
+            self.intake.wrote(if full { Wrote::DiskFull } else { Wrote::Failed });
+        }
+        commit.wrote(Outcome::Failed);
+    }
+
     fn wrote(&mut self, commit: Ticket, lines: u64) {
+        self.intake.wrote(Wrote::All);
         self.intake.counters.add(Counter::Commits, 1);
         self.intake.counters.add(Counter::LinesWritten, lines);
         self.resolve(commit.lines(Written), Outcome::Stored);
@@ -140,9 +147,11 @@ impl<D: Disk> Flusher<D> {
 
     /// A failed sync is final: the data may be gone although the next sync succeeds.
     fn give_up(&mut self, reason: String) {
-        self.intake.ingest.borrow_mut().close(Code::StorageFailed);
-        self.intake.room.wake_all();
-        self.broken.get_or_insert(reason);
+        self.intake.refuse_all();
+        if self.broken.is_none() {
+            error!(shard = self.intake.terms.ingest.shard, "the storage has failed: {reason}");
+            self.broken = Some(reason);
+        }
     }
 }
 
@@ -171,8 +180,9 @@ mod tests {
 
     use super::*;
     use crate::counters::Counters;
-    use crate::ingest::Fate;
     use crate::ingest::batch::Limits;
+    use crate::ingest::lanes::Policy;
+    use crate::ingest::{self, Fate, Why};
     use crate::intake::Terms;
     use crate::sink::disk::faulty::{FaultyDisk, Operation, Verdict};
     use crate::sink::file::{FileSink, Plan};
@@ -200,6 +210,17 @@ mod tests {
         assert_eq!(decide(Due::Never, true, Some(now + LATER), now), Step::Finish);
     }
 
+    fn ingest_terms() -> ingest::Terms {
+        ingest::Terms {
+            shard: 0,
+            level_min: proto::level::Level::Debug,
+            batch: Limits { bytes_max: 1 << 15, lines_flush: 500, flush_after: LATER },
+            overload: Policy::Wait,
+            breaker: None,
+            disk_free_bytes_min: 0,
+        }
+    }
+
     /// A flusher over a disk that does what `judge` says, and the intake in front of it.
     struct Bench {
         intake: Rc<Intake<<FaultyDisk as Disk>::Buf>>,
@@ -211,12 +232,7 @@ mod tests {
         let plan = Plan::for_test(Path::new(""), 1);
         let sink = FileSink::begin(disk, &plan, 0, 1 << 20, Arc::default()).await.unwrap();
         let sink = Sink::File(sink);
-        let terms = Terms {
-            buffer_bytes: 1 << 16,
-            batch: Limits { bytes_max: 1 << 15, lines_flush: 500, flush_after: LATER },
-            sync_after: LATER,
-            level_min: proto::level::Level::Debug,
-        };
+        let terms = Terms { buffer_bytes: 1 << 16, sync_after: LATER, ingest: ingest_terms() };
         let buf = sink.alloc(terms.buffer_bytes);
         let intake = Rc::new(Intake::new(terms, Rc::new(Counters::default()), buf));
         let flusher = glommio::spawn_local(run(Rc::clone(&intake), sink));
@@ -228,8 +244,8 @@ mod tests {
             let fate = match self.intake.ingest.borrow_mut().offer(GOOD, durability, Instant::now())
             {
                 Fate::Batched(ticket, _) => Some(Rc::clone(ticket)),
-                Fate::Rejected(rejection) => {
-                    assert_eq!(rejection.code, Code::StorageFailed);
+                Fate::Refused(refusal) => {
+                    assert_eq!(refusal.why, Why::StorageFailed);
                     None
                 }
                 other => panic!("{other:?}"),
@@ -275,7 +291,7 @@ mod tests {
             let fails = Rc::new(Cell::new(true));
             let asked = Rc::clone(&fails);
             let bench = bench(move |_, operation| match operation {
-                Operation::Write { .. } if asked.get() => Verdict::Fail(ErrorKind::StorageFull),
+                Operation::Write { .. } if asked.get() => Verdict::Fail(ErrorKind::Other),
                 _ => Verdict::Go,
             })
             .await;

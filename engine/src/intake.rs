@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::ingest::Ingest;
-use crate::ingest::batch::{Due, Limits};
+use crate::ingest::batch::{Due, Taken};
+use crate::ingest::{self, Ingest, Wrote};
 use crate::signal::{Crowd, Signal};
 
 /// What the flusher is told at its start.
@@ -18,12 +18,10 @@ use crate::signal::{Crowd, Signal};
 pub(crate) struct Terms {
     /// Bytes of each batch buffer.
     pub buffer_bytes: usize,
-    /// When a batch is flushed.
-    pub batch: Limits,
     /// What is written is synced after this time.
     pub sync_after: Duration,
-    /// Below it a line is filtered.
-    pub level_min: proto::level::Level,
+    /// What is admitted, and when a batch is flushed.
+    pub ingest: ingest::Terms,
 }
 
 /// See the module.
@@ -46,7 +44,7 @@ pub(crate) struct Intake<B> {
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Intake<B> {
     /// An intake whose first batch is in `buf`.
     pub(crate) fn new(terms: Terms, counters: Rc<Counters>, buf: B) -> Intake<B> {
-        let ingest = Ingest::new(terms.level_min, terms.batch, buf, Rc::clone(&counters));
+        let ingest = Ingest::new(terms.ingest, buf, Rc::clone(&counters));
         Intake {
             terms,
             counters,
@@ -65,6 +63,38 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Intake<B> {
             Due::Now => self.flush.notify(),
             Due::At(at) if self.flusher_wakes_at.get().is_some_and(|wakes| wakes <= at) => {}
             Due::At(_) => self.flush.notify(),
+        }
+    }
+
+    /// Gives the batch to the flusher, whose write begins now, and makes room in `next`.
+    pub(crate) fn take(&self, next: B) -> Taken<B> {
+        let taken = self.ingest.borrow_mut().take(next, Instant::now());
+        self.room.wake_all();
+        taken
+    }
+
+    /// That write has ended.
+    pub(crate) fn wrote(&self, wrote: Wrote) {
+        self.ingest.borrow_mut().wrote(wrote, Instant::now());
+        self.release();
+    }
+
+    /// What time and the disk changed; see [`Ingest::tick`].
+    pub(crate) fn tick(&self, free_bytes: u64, now: Instant) {
+        self.ingest.borrow_mut().tick(free_bytes, now);
+        self.release();
+    }
+
+    /// The sink takes nothing more: every line is refused from now on.
+    pub(crate) fn refuse_all(&self) {
+        self.ingest.borrow_mut().close();
+        self.release();
+    }
+
+    /// Lines that wait for room are refused by now, and need not wait.
+    fn release(&self) {
+        if !self.room.is_empty() && self.ingest.borrow().is_refusing() {
+            self.room.wake_all();
         }
     }
 

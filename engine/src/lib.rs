@@ -19,6 +19,7 @@ mod secrets;
 mod shard;
 mod signal;
 pub mod sink;
+mod space;
 mod status;
 
 use std::net::SocketAddr;
@@ -35,10 +36,12 @@ use runtime::shards::{Plan, Shard};
 use runtime::stop::{Cause, Stop};
 use tracing::{error, info, warn};
 
-use crate::config::{BATCH_OVERHEAD_BYTES, Config};
+use crate::config::{BATCH_OVERHEAD_BYTES, Config, Overload};
 use crate::counters::{Counter, Published, Snapshot};
 use crate::error::Error;
 use crate::ingest::batch::Limits;
+use crate::ingest::lanes::Policy;
+use crate::ingest::{self as admission, breaker};
 use crate::net::admin::{self, Admin};
 use crate::net::connection::Terms;
 use crate::net::listener::{self, Balance};
@@ -49,6 +52,7 @@ use crate::shard::{Ended, Settings, Ties};
 use crate::sink::Sink;
 use crate::sink::disk::RealDisk;
 use crate::sink::file::{FileSink, LogDir, retention};
+use crate::space::Space;
 use crate::status::Status;
 
 /// A shard looks at its rings at least so often; flush timers then come about so much late.
@@ -116,6 +120,10 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     }
     status.recovered(&notes);
 
+    let space = match &log_dir {
+        Some(_) => Space::watch(&config.log_dir, config.disk_free_bytes_min, stop.clone())?,
+        None => Arc::default(),
+    };
     let (balance, ends) =
         Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
@@ -130,6 +138,7 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
             balance: Arc::clone(&balance),
             keys: keys.clone(),
             token: token.clone(),
+            space: Arc::clone(&space),
             published: Arc::clone(published),
             stop: stop.clone(),
         })
@@ -225,13 +234,8 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
         read_bytes: config.buffer_size,
         intake: intake::Terms {
             buffer_bytes: config.commit_bytes_max,
-            batch: Limits {
-                bytes_max: config.commit_bytes_max - BATCH_OVERHEAD_BYTES,
-                lines_flush: config.batch_size,
-                flush_after: config.batch_flush_ms,
-            },
             sync_after: config.sync_ms,
-            level_min: config.min_log_level,
+            ingest: admission_terms(config, shard),
         },
         connection: Terms {
             line_bytes_max: config.line_bytes_max,
@@ -252,6 +256,31 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
             replies: config.reply_timeout_secs,
         },
         drain: config.drain_secs,
+    }
+}
+
+fn admission_terms(config: &Config, shard: usize) -> admission::Terms {
+    admission::Terms {
+        shard,
+        level_min: config.min_log_level,
+        batch: Limits {
+            bytes_max: config.commit_bytes_max - BATCH_OVERHEAD_BYTES,
+            lines_flush: config.batch_size,
+            flush_after: config.batch_flush_ms,
+        },
+        overload: match config.overload {
+            Overload::Wait => Policy::Wait,
+            Overload::Shed => Policy::Shed {
+                low_percent: config.shed_low_percent,
+                normal_percent: config.shed_normal_percent,
+            },
+        },
+        breaker: config.circuit_breaker_enabled.then_some(breaker::Limits {
+            failures_max: config.breaker_failures_max,
+            slow: config.breaker_slow_ms,
+            open: config.breaker_open_ms,
+        }),
+        disk_free_bytes_min: config.disk_free_bytes_min,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::secrets::Token;
 use crate::signal::Crowd;
 use crate::sink::Sink;
 use crate::sink::disk::{Disk, RealDisk};
+use crate::space::Space;
 
 /// The buffer of the disk under every shard.
 pub(crate) type Buf = <RealDisk as Disk>::Buf;
@@ -104,6 +105,8 @@ pub(crate) struct Ties {
     pub keys: Option<Keys>,
     /// What a hello has to say.
     pub token: Option<Token>,
+    /// What the file system of LOG_DIR has free.
+    pub space: Arc<Space>,
     /// Where its numbers are published.
     pub published: Arc<Published>,
     /// When to stop.
@@ -152,7 +155,8 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         Arc::clone(&ties.balance),
     ))
     .detach();
-    let keeper = glommio::spawn_local(keep(Rc::clone(&shard), Arc::clone(&ties.published)));
+    let keeper = keep(Rc::clone(&shard), Arc::clone(&ties.published), ties.space);
+    let keeper = glommio::spawn_local(keeper);
 
     // From now on it is seen to serve.
     shard.counters.publish(&ties.published);
@@ -179,11 +183,12 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
 }
 
 /// Publishes the numbers, and ends the connections whose time or memory is up.
-async fn keep(shard: Rc<Shard>, published: Arc<Published>) {
+async fn keep(shard: Rc<Shard>, published: Arc<Published>, space: Arc<Space>) {
     loop {
         sleep(TICK).await;
-        shard.counters.publish(&published);
         let now = Instant::now();
+        shard.intake.tick(space.free_bytes(), now);
+        shard.counters.publish(&published);
         shard.registry.kill_late(now, &shard.settings.patience);
         if shard.is_short_of_memory() {
             if !shard.memory.is_empty() && shard.registry.kill_largest_carry() {

@@ -77,7 +77,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Batch<B> {
 
     /// Whether a line of `line_bytes` and its newline still fit.
     pub fn has_room(&self, line_bytes: usize) -> bool {
-        self.len + line_bytes < self.limits.bytes_max
+        self.stays_below(self.limits.bytes_max, line_bytes)
+    }
+
+    /// Whether the buffer is filled to `bytes` at most with a line of `line_bytes` and its newline.
+    pub fn stays_below(&self, bytes: usize, line_bytes: usize) -> bool {
+        self.len + line_bytes < bytes
+    }
+
+    /// Bytes of its lines.
+    pub fn filled_bytes(&self) -> usize {
+        self.len - self.head
     }
 
     /// Appends a line that fits, and gives its share in the commit.

@@ -417,6 +417,7 @@ impl Connection {
                     Fate::Filtered(id) => replies.push_filtered(id),
                     Fate::Batched(ticket, id) => replies.push_stored(ticket, id),
                     Fate::Rejected(rejection) => replies.push_rejected(&rejection),
+                    Fate::Refused(refusal) => replies.push_refused(&refusal),
                 },
             }
             Flow::Next

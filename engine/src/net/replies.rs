@@ -14,6 +14,7 @@ use proto::record::{Id, Rejection};
 use proto::reply::{OK_LINE, Reply};
 
 use crate::ingest::commit::{Outcome, Ticket};
+use crate::ingest::{Refusal, Why};
 
 /// Replies are rendered up to about this much at a time.
 const RENDER_BYTES: usize = 64 * 1024;
@@ -27,8 +28,10 @@ enum Entry {
     StoredWithId { ticket: Option<Ticket>, id_bytes: usize, is_text: bool },
     /// `count` messages without id below the minimum level.
     Filtered { count: u64 },
-    /// A reply that is rendered already: the first `bytes` of the text.
-    Rendered { bytes: usize },
+    /// `count` messages that were refused for the same, and whose ids are unknown.
+    Refused { why: Why, count: u64 },
+    /// `count` replies that are rendered already: each is the first `bytes` of the text.
+    Rendered { bytes: usize, count: u64 },
 }
 
 /// The owed replies of one connection.
@@ -68,7 +71,7 @@ impl Replies {
         self.render.clear();
         write(&mut self.render);
         self.text.extend(&self.render);
-        self.entries.push_back(Entry::Rendered { bytes: self.render.len() });
+        self.entries.push_back(Entry::Rendered { bytes: self.render.len(), count: 1 });
     }
 
     /// A message is in a batch.
@@ -125,9 +128,34 @@ impl Replies {
         if self.mode == Mode::None {
             return;
         }
-        self.push_line(|out| {
-            Reply::error(rejection.code, &rejection.reason).with_id(rejection.id).write(out);
-        });
+        self.render.clear();
+        let reply = Reply::error(rejection.code, &rejection.reason);
+        reply.with_id(rejection.id).write(&mut self.render);
+        // Who sends one bad line often sends it again.
+        if let Some(Entry::Rendered { bytes, count }) = self.entries.back_mut()
+            && *bytes == self.render.len()
+            && self.text.range(self.text.len() - *bytes..).eq(&self.render)
+        {
+            *count += 1;
+            return;
+        }
+        self.text.extend(&self.render);
+        self.entries.push_back(Entry::Rendered { bytes: self.render.len(), count: 1 });
+    }
+
+    /// A message is not taken now.
+    pub(super) fn push_refused(&mut self, refusal: &Refusal<'_>) {
+        if self.mode == Mode::None {
+            return;
+        }
+        let why = refusal.why;
+        match (refusal.id, self.entries.back_mut()) {
+            (Some(id), _) => {
+                self.push_line(|out| reply_to_refused(why).with_id(Some(id)).write(out))
+            }
+            (None, Some(Entry::Refused { why: last, count })) if *last == why => *count += 1,
+            (None, _) => self.entries.push_back(Entry::Refused { why, count: 1 }),
+        }
     }
 
     /// The connection's last word; sent in every mode.
@@ -209,7 +237,19 @@ impl Replies {
                     self.render.extend(self.text.drain(..id_bytes));
                     write_with_id(out, outcome, &self.render, is_text);
                 }
-                Some(Entry::Rendered { bytes }) => {
+                Some(Entry::Refused { why, count }) => {
+                    let (reply, count) = (reply_to_refused(*why), *count);
+                    self.render.clear();
+                    reply.write(&mut self.render);
+                    let line = &self.render;
+                    let taken = repeat(out, count, |out| out.extend_from_slice(line));
+                    self.drop_from_front(taken);
+                }
+                Some(Entry::Rendered { bytes, count: count @ 2.. }) => {
+                    out.extend(self.text.range(..*bytes));
+                    *count -= 1;
+                }
+                Some(Entry::Rendered { bytes, .. }) => {
                     let bytes = *bytes;
                     self.entries.pop_front();
                     out.extend(self.text.drain(..bytes));
@@ -233,7 +273,11 @@ impl Replies {
 
     fn drop_from_front(&mut self, taken: u64) {
         let left = match self.entries.front_mut() {
-            Some(Entry::Stored { count, .. } | Entry::Filtered { count }) => {
+            Some(
+                Entry::Stored { count, .. }
+                | Entry::Filtered { count }
+                | Entry::Refused { count, .. },
+            ) => {
                 *count -= taken;
                 *count
             }
@@ -243,6 +287,11 @@ impl Replies {
             self.entries.pop_front();
         }
     }
+}
+
+fn reply_to_refused(why: Why) -> Reply<'static> {
+    let reply = Reply::error(why.code(), why.reason());
+    why.retry_after_ms().map_or(reply, |ms| reply.with_retry_after_ms(ms.into()))
 }
 
 fn outcome(ticket: Option<&Ticket>, durability: Durability) -> Option<Outcome> {
@@ -313,6 +362,66 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_refusals_are_few_bytes_and_each_is_answered() {
+        for mode in [Mode::Each, Mode::Range] {
+            let mut replies = Replies::new(mode, Durability::Written);
+            let open = Why::BreakerOpen { retry_after_ms: 7 };
+            for why in [Why::Shed, open, Why::DiskFull, Why::StorageFailed] {
+                for _ in 0..25_000 {
+                    replies.push_refused(&Refusal { why, id: None });
+                }
+            }
+            assert!(replies.bytes() < 200, "{}", replies.bytes());
+            let text = rendered(&mut replies);
+            let counted = |code| text.lines().filter(|line| line.contains(code)).count();
+            for code in ["overloaded", "breaker_open", "disk_full", "storage_failed"] {
+                assert_eq!(counted(code), 25_000, "{code}");
+            }
+            assert!(!text.contains("count"), "errors stay one each");
+            assert!(text.contains("\"retry_after_ms\":7}") && replies.is_empty());
+        }
+    }
+
+    #[test]
+    fn refusals_that_differ_stay_apart_and_in_order() {
+        let mut replies = Replies::new(Mode::Range, Durability::Written);
+        for retry_after_ms in [9, 9, 8] {
+            replies.push_refused(&Refusal { why: Why::BreakerOpen { retry_after_ms }, id: None });
+        }
+        replies.push_refused(&Refusal { why: Why::DiskFull, id: Some(Id::Text("a\"b")) });
+        replies.push_refused(&Refusal { why: Why::DiskFull, id: None });
+        let text = rendered(&mut replies);
+        let told: Vec<_> = text
+            .lines()
+            .map(|line| proto::reply::OwnedReply::parse(line.as_bytes()).unwrap())
+            .map(|reply| (reply.retry_after_ms.unwrap(), reply.id))
+            .collect();
+        let id = Some(serde_json::json!("a\"b"));
+        assert_eq!(told, [(9, None), (9, None), (8, None), (1000, id), (1000, None)]);
+    }
+
+    #[test]
+    fn the_same_bad_line_again_and_again_is_one_entry() {
+        let mut replies = Replies::new(Mode::Each, Durability::Written);
+        let bad = |reason: &'static str| Rejection {
+            code: Code::InvalidJson,
+            reason: reason.into(),
+            id: None,
+        };
+        for _ in 0..10_000 {
+            replies.push_rejected(&bad("one"));
+        }
+        replies.push_rejected(&bad("two"));
+        replies.push_rejected(&bad("one"));
+        assert!(replies.bytes() < 400, "{}", replies.bytes());
+        let text = rendered(&mut replies);
+        assert_eq!(text.lines().count(), 10_002);
+        let order: Vec<_> = text.lines().skip(9_999).map(|line| line.contains("one")).collect();
+        assert_eq!(order, [true, false, true]);
+        assert!(replies.bytes() == 0);
+    }
+
+    #[test]
     fn range_joins_what_is_ready_and_equal_over_commits() {
         let mut replies = Replies::new(Mode::Range, Durability::Written);
         let commits = [Commit::begin(), Commit::begin(), Commit::begin()];
@@ -334,7 +443,7 @@ mod tests {
         /// The oracle keeps one entry per message.
         #[test]
         fn replies_leave_in_line_order_whatever_the_commits_do(
-            script in proptest::collection::vec((0u8..6, 0u8..8), 0..200),
+            script in proptest::collection::vec((0u8..8, 0u8..8), 0..200),
             durable in any::<bool>(),
         ) {
             let durability = if durable { Durability::Durable } else { Durability::Written };
@@ -360,6 +469,23 @@ mod tests {
                     3 => {
                         replies.push_filtered(None);
                         owed.push((None, "{\"status\":\"filtered\"}".into(), String::new()));
+                    }
+                    5 => {
+                        let why = Why::BreakerOpen { retry_after_ms: (number / 3).into() };
+                        let id = (number == 7).then_some(Id::Int(7));
+                        replies.push_refused(&Refusal { why, id });
+                        let mut line = Vec::new();
+                        reply_to_refused(why).with_id(id).write(&mut line);
+                        owed.push((None, String::from_utf8(line).unwrap().trim().into(), String::new()));
+                    }
+                    6 => {
+                        let reason = if number < 6 { "one" } else { "two" };
+                        let (code, reason) = (Code::InvalidJson, reason.into());
+                        let rejection = Rejection { code, reason, id: None };
+                        replies.push_rejected(&rejection);
+                        let mut line = Vec::new();
+                        Reply::from(&rejection).write(&mut line);
+                        owed.push((None, String::from_utf8(line).unwrap().trim().into(), String::new()));
                     }
                     4 => {
                         let outcome = if number == 0 { Outcome::Failed } else { Outcome::Stored };

@@ -31,9 +31,10 @@ use super::disk::faulty::{FaultyDisk, Operation, Verdict, poll_once};
 use super::file::{FileSink, LogDir, segments};
 use crate::counters::Counters;
 use crate::flusher;
-use crate::ingest::Fate;
 use crate::ingest::batch::Limits;
 use crate::ingest::commit::{Outcome, Ticket};
+use crate::ingest::lanes::Policy;
+use crate::ingest::{self, Fate};
 use crate::intake::{Intake, Terms};
 
 /// What may happen in a case, beside writing.
@@ -312,9 +313,15 @@ impl Case {
         let mut some_time = || if rng.bool() { Duration::ZERO } else { Duration::from_hours(1) };
         let terms = Terms {
             buffer_bytes: 1 << 16,
-            batch: Limits { bytes_max: 1 << 15, lines_flush: 20, flush_after: some_time() },
             sync_after: some_time(),
-            level_min: proto::level::Level::Debug,
+            ingest: ingest::Terms {
+                shard: 0,
+                level_min: proto::level::Level::Debug,
+                batch: Limits { bytes_max: 1 << 15, lines_flush: 20, flush_after: some_time() },
+                overload: Policy::Wait,
+                breaker: None,
+                disk_free_bytes_min: 0,
+            },
         };
         let intake = Rc::new(Intake::new(terms, Rc::new(Counters::default()), disk.alloc(1 << 16)));
         let mut flusher = Box::pin(flusher::run(Rc::clone(&intake), sink));
@@ -327,13 +334,15 @@ impl Case {
                 let mut ingest = intake.ingest.borrow_mut();
                 let ticket = match ingest.offer(&line, durability, Instant::now()) {
                     Fate::Batched(ticket, _) => Some(Rc::clone(ticket)),
-                    Fate::Rejected(_) => None,
+                    Fate::Refused(_) => None,
                     Fate::Held => break,
                     other => panic!("{other:?}"),
                 };
                 offers.push(Offer { line, durability, ticket });
             }
             intake.nudge_flusher();
+            // A disk that was full has room again, and lines are taken again.
+            intake.tick(u64::MAX, Instant::now() + ingest::disk::PAUSE);
             for _ in 0..rng.u32(..4) {
                 turn(disk, flusher.as_mut());
             }
