@@ -21,6 +21,7 @@ mod shard;
 mod signal;
 pub mod sink;
 mod space;
+mod stall;
 mod status;
 
 use std::net::SocketAddr;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use async_channel::Receiver;
 use glommio::timer::sleep;
 use runtime::stop::Stop;
+use tracing::warn;
 
 use crate::counters::{Counter, Counters, Published, Snapshot};
 use crate::flusher;
@@ -27,6 +28,7 @@ use crate::signal::Crowd;
 use crate::sink::Sink;
 use crate::sink::disk::{Disk, RealDisk};
 use crate::space::Space;
+use crate::stall::{Task, Watched, watched};
 
 /// The buffer of the disk under every shard.
 pub(crate) type Buf = <RealDisk as Disk>::Buf;
@@ -90,6 +92,11 @@ impl Shard {
     pub(crate) fn is_short_of_memory(&self) -> bool {
         self.memory_held.get() >= self.settings.connection_memory_bytes
     }
+
+    /// Observes a task of this shard.
+    pub(crate) fn watched<F>(&self, task: Task, work: F) -> Watched<F> {
+        watched(task, self.settings.shard, &self.counters, work)
+    }
 }
 
 /// What a shard is given at its start: the ends of its ties to the outside.
@@ -147,16 +154,14 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
         stopping: Cell::new(false),
         settings,
     });
-    let flusher = glommio::spawn_local(flusher::run(Rc::clone(&intake), sink));
+    let flusher =
+        glommio::spawn_local(shard.watched(Task::Flusher, flusher::run(Rc::clone(&intake), sink)));
     let entrance = listener::open(&shard, ties.listener, &ties.balance);
-    glommio::spawn_local(listener::receive(
-        Rc::clone(&shard),
-        ties.handed_over.clone(),
-        Arc::clone(&ties.balance),
-    ))
-    .detach();
-    let keeper = keep(Rc::clone(&shard), Arc::clone(&ties.published), ties.space);
-    let keeper = glommio::spawn_local(keeper);
+    let arrivals =
+        listener::receive(Rc::clone(&shard), ties.handed_over.clone(), Arc::clone(&ties.balance));
+    glommio::spawn_local(shard.watched(Task::Arrivals, arrivals)).detach();
+    let keeping = keep(Rc::clone(&shard), Arc::clone(&ties.published), ties.space);
+    let keeper = glommio::spawn_local(shard.watched(Task::Keeper, keeping));
 
     // From now on it is seen to serve.
     shard.counters.publish(&ties.published);
@@ -184,6 +189,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
 
 /// Publishes the numbers, and ends the connections whose time or memory is up.
 async fn keep(shard: Rc<Shard>, published: Arc<Published>, space: Arc<Space>) {
+    let here = shard.settings.shard;
     loop {
         sleep(TICK).await;
         let now = Instant::now();
@@ -193,6 +199,10 @@ async fn keep(shard: Rc<Shard>, published: Arc<Published>, space: Arc<Space>) {
         if shard.is_short_of_memory() {
             if !shard.memory.is_empty() && shard.registry.kill_largest_carry() {
                 shard.counters.add(Counter::MemoryKills, 1);
+                warn!(
+                    shard = here,
+                    "MEMORY_BYTES_MAX is used up: the largest unfinished line goes"
+                );
             }
         } else {
             shard.memory.wake_all();
