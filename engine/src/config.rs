@@ -15,7 +15,6 @@ use proto::level::Level;
 use runtime::units;
 
 pub use self::knobs::{Asked, Knob, Source, ask};
-use crate::certs::Name;
 use crate::error::Error;
 
 /// The command line.
@@ -36,7 +35,7 @@ pub struct Cli {
 }
 
 /// What the engine can do besides running.
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Command {
     /// Show what this machine allows, and what to do about what is short
     Doctor,
@@ -45,15 +44,6 @@ pub enum Command {
         /// As one JSON object
         #[arg(long)]
         json: bool,
-    },
-    /// Make an authority, and a certificate for the engine and for a client, in CERT_DIR
-    Certs {
-        /// A further name or IP address of the engine, besides localhost, engine, 127.0.0.1 and ::1; may be repeated
-        #[arg(long = "name", value_name = "NAME")]
-        names: Vec<Name>,
-        /// Days from now on that the certificates are valid
-        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-        days: u32,
     },
 }
 
@@ -334,7 +324,12 @@ impl Config {
     /// # Errors
     /// MEMORY_BYTES_MAX does not even hold the fixed part.
     pub fn connection_memory_bytes(&self, shards: usize) -> Result<usize, Error> {
-        let fixed = 2 * self.commit_bytes_max + self.buffer_size;
+        let datagrams = if self.enable_udp {
+            crate::net::udp::DATAGRAM_BYTES_MAX.saturating_add(self.inflated_bytes_max)
+        } else {
+            0
+        };
+        let fixed = (2 * self.commit_bytes_max + self.buffer_size).saturating_add(datagrams);
         let share = self.memory_bytes_max / shards;
         let least = self.line_bytes_max + self.buffer_size + self.reply_queue_bytes_max;
         share.checked_sub(fixed).filter(|&rest| rest >= least).ok_or_else(|| {
@@ -352,6 +347,14 @@ impl Config {
     /// The name does not resolve.
     pub fn address(&self) -> Result<SocketAddr, Error> {
         resolve("SERVER_HOST", &self.server_host, self.server_port)
+    }
+
+    /// The address that SERVER_HOST and UDP_PORT mean.
+    ///
+    /// # Errors
+    /// The name does not resolve.
+    pub fn udp_address(&self) -> Result<SocketAddr, Error> {
+        resolve("SERVER_HOST", &self.server_host, self.udp_port)
     }
 
     /// The address that ADMIN_HOST and ADMIN_PORT mean.

@@ -318,6 +318,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ingest<B> {
             || self.breaker.as_ref().is_some_and(Breaker::is_refusing)
     }
 
+    /// Whether a sender of `bytes` that can't be told to stop should be left waiting until the
+    /// batch that is there has gone.
+    pub fn is_worth_waiting(&self, bytes: usize) -> bool {
+        self.lanes.is_waiting()
+            && !self.batch.has_room(bytes)
+            && self.due() != Due::Never
+            && !self.is_refusing()
+    }
+
     fn advance_breaker(&mut self, now: Instant) {
         self.with_breaker(|breaker, changed| breaker.advance(now, changed));
     }

@@ -4,7 +4,6 @@
 //! batches, `flusher` writes through a `sink`, and replies leave by the connection again. This
 //! file starts and stops it; nothing here knows a message.
 
-pub mod certs;
 pub mod check;
 pub mod config;
 pub mod counters;
@@ -21,7 +20,6 @@ mod shard;
 mod signal;
 pub mod sink;
 mod space;
-mod stall;
 mod status;
 
 use std::net::SocketAddr;
@@ -49,6 +47,7 @@ use crate::net::connection::Terms;
 use crate::net::listener::{self, Balance};
 use crate::net::registry::Patience;
 use crate::net::tls::Keys;
+use crate::net::udp;
 use crate::secrets::Token;
 use crate::shard::{Ended, Settings, Ties};
 use crate::sink::Sink;
@@ -110,6 +109,8 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let taken = |knobs, address| move |source| Error::Bind { knobs, address, source };
     let (sockets, address) =
         listener::bind(address, count).map_err(taken("SERVER_HOST, SERVER_PORT", address))?;
+    let udp = bind_udp(config, count)?;
+    let udp_address = udp.as_ref().map(|udp| udp.address);
     let published: Vec<_> = (0..count).map(|_| Arc::new(Published::default())).collect();
     let status = Arc::new(Status::begin(config, address, &published, &stop));
     // Before the recovery, which may take its time.
@@ -120,6 +121,7 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     if !uring.coop_taskrun {
         notes.push("this kernel has no COOP_TASKRUN: each message costs more (Linux 5.19)".into());
     }
+    notes.extend(udp.as_ref().and_then(|udp| udp.note.clone()));
     status.recovered(&notes);
 
     let space = match &log_dir {
@@ -130,12 +132,14 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
     let active: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
+    let mut udp_sockets = udp.map(|udp| udp.sockets).unwrap_or_default().into_iter();
     let ties: Vec<_> = sockets
         .into_iter()
         .zip(ends)
         .zip(&published)
         .map(|((listener, handed_over), published)| Ties {
             listener,
+            udp: udp_sockets.next(),
             handed_over,
             balance: Arc::clone(&balance),
             keys: keys.clone(),
@@ -178,9 +182,9 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     };
     let shards = runtime::shards::start(&plan, begin)?;
     let admin_address = admin.as_ref().map(Admin::address);
-    announce(config, address, admin_address, count, &notes);
+    announce(config, address, udp_address, admin_address, count, &notes);
     if let Some(path) = &config.ready_file {
-        write_ready_file(path, config, address, admin_address, count)
+        write_ready_file(path, config, address, udp_address, admin_address, count)
             .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
     }
     if config.enable_persistence && config.retain_bytes_max > 0 {
@@ -249,6 +253,10 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
             durability: config.durability_granted(config.durability),
             durability_max: config.durability_granted(Durability::Durable),
         },
+        udp: udp::Terms {
+            line_bytes_max: config.line_bytes_max,
+            inflated_bytes_max: config.inflated_bytes_max,
+        },
         connection_memory_bytes: memory,
         speaks_tls: config.enable_tls,
         patience: Patience {
@@ -309,6 +317,7 @@ fn notes(log_dir: Option<&LogDir>) -> Vec<String> {
 fn announce(
     config: &Config,
     address: SocketAddr,
+    udp: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     shards: usize,
     notes: &[String],
@@ -323,10 +332,23 @@ fn announce(
     };
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     info!(version, pid, "listening on {address} with {shards} shards, ok means {storage}");
+    if let Some(udp) = udp {
+        info!("listening on {udp} for datagrams, which are not acknowledged");
+    }
     if let Some(admin) = admin {
         info!("metrics and readiness at http://{admin}");
     }
     logs::flush();
+}
+
+fn bind_udp(config: &Config, shards: usize) -> Result<Option<udp::Bound>, Error> {
+    if !config.enable_udp {
+        return Ok(None);
+    }
+    let address = config.udp_address()?;
+    let knobs = "SERVER_HOST, UDP_PORT";
+    let bound = udp::bind(address, shards);
+    bound.map(Some).map_err(|source| Error::Bind { knobs, address, source })
 }
 
 fn start_admin(config: &Config, status: &Arc<Status>) -> Result<Option<Admin>, Error> {
@@ -345,6 +367,7 @@ fn write_ready_file(
     path: &Path,
     config: &Config,
     address: SocketAddr,
+    udp: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     shards: usize,
 ) -> std::io::Result<()> {
@@ -352,6 +375,7 @@ fn write_ready_file(
         "pid": std::process::id(),
         "host": address.ip().to_string(),
         "port": address.port(),
+        "udp_port": udp.map(|udp| udp.port()),
         "admin_port": admin.map(|admin| admin.port()),
         "shards": shards,
         "log_dir": config.enable_persistence.then_some(&config.log_dir),

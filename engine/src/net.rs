@@ -8,3 +8,4 @@ pub(crate) mod registry;
 mod replies;
 pub(crate) mod tls;
 mod transport;
+pub(crate) mod udp;

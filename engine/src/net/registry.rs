@@ -8,8 +8,6 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tracing::debug;
-
 /// Why a connection is ended from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
@@ -88,7 +86,6 @@ impl Entry {
 
     fn kill(&self, why: Kill) {
         if self.kill.get().is_none() {
-            debug!("a connection is ended: {why:?}");
             self.kill.set(Some(why));
         }
         self.wake();

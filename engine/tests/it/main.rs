@@ -12,3 +12,4 @@ mod kill;
 mod limits;
 mod protocol;
 mod starting;
+mod udp;
