@@ -15,6 +15,7 @@ use proto::level::Level;
 use runtime::units;
 
 pub use self::knobs::{Asked, Knob, Source, ask};
+use crate::certs::Name;
 use crate::error::Error;
 
 /// The command line.
@@ -35,7 +36,7 @@ pub struct Cli {
 }
 
 /// What the engine can do besides running.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show what this machine allows, and what to do about what is short
     Doctor,
@@ -44,6 +45,15 @@ pub enum Command {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Make an authority, and a certificate for the engine and for a client, in CERT_DIR
+    Certs {
+        /// A further name or IP address of the engine, besides localhost, engine, 127.0.0.1 and ::1; may be repeated
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<Name>,
+        /// Days from now on that the certificates are valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
     },
 }
 

@@ -4,6 +4,7 @@
 //! batches, `flusher` writes through a `sink`, and replies leave by the connection again. This
 //! file starts and stops it; nothing here knows a message.
 
+pub mod certs;
 pub mod check;
 pub mod config;
 pub mod counters;
@@ -20,6 +21,7 @@ mod shard;
 mod signal;
 pub mod sink;
 mod space;
+mod stall;
 mod status;
 
 use std::net::SocketAddr;

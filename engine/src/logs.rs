@@ -77,3 +77,28 @@ pub fn flush() {
         outlet.flush(FLUSH);
     }
 }
+
+/// Collects what is logged, for tests.
+#[cfg(test)]
+#[derive(Clone)]
+pub(crate) struct Collect(pub(crate) Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl std::io::Write for Collect {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Collect {
+    type Writer = Collect;
+
+    fn make_writer(&'a self) -> Collect {
+        self.clone()
+    }
+}

@@ -4,6 +4,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use engine::certs::Name;
 use engine::config::{self, Asked, Command, Config, LogFormat};
 use engine::error::Error;
 use engine::logs;
@@ -17,12 +18,15 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let asked = config::ask(&arguments).unwrap_or_else(|error| error.exit());
     let config = &asked.cli.config;
-    match asked.cli.command {
-        Some(Command::Check { json }) => check(&asked, json),
+    match &asked.cli.command {
+        Some(Command::Check { json }) => check(&asked, *json),
         _ if !asked.refused.is_empty() => {
             complain(config.log_format, &Error::Usage(asked.refused.join("; ")))
         }
         Some(Command::Doctor) => doctor(config),
+        Some(Command::Certs { names, days }) => {
+            certs(config, names, *days).unwrap_or_else(|error| complain(config.log_format, &error))
+        }
         None => run(config).unwrap_or_else(|error| complain(config.log_format, &error)),
     }
 }
@@ -54,6 +58,11 @@ fn doctor(config: &Config) -> ExitCode {
     let report = engine::doctor::examine(&config.log_dir);
     print!("{report}");
     ExitCode::from(if report.is_fit() { exit_code::PASS } else { exit_code::CANNOT_START })
+}
+
+fn certs(config: &Config, names: &[Name], days: u32) -> Result<ExitCode, Error> {
+    print!("{}", engine::certs::make(&config.cert_dir, names, days)?);
+    Ok(ExitCode::from(exit_code::PASS))
 }
 
 fn run(config: &Config) -> Result<ExitCode, Error> {

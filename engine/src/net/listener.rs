@@ -22,10 +22,12 @@ use glommio::timer::sleep;
 use proto::code::Code;
 use runtime::descriptor;
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
 
 use super::{connection, farewell};
 use crate::counters::Counter;
 use crate::shard::Shard;
+use crate::stall::Task;
 
 /// Connections that the kernel may keep waiting; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -203,7 +205,8 @@ impl Entrance {
 /// Begins to accept on `listener`.
 pub(crate) fn open(shard: &Rc<Shard>, listener: OwnedFd, balance: &Arc<Balance>) -> Entrance {
     let socket = listener.try_clone().ok().map(Socket::from);
-    glommio::spawn_local(accept(Rc::clone(shard), listener, Arc::clone(balance))).detach();
+    let accepting = accept(Rc::clone(shard), listener, Arc::clone(balance));
+    glommio::spawn_local(shard.watched(Task::Listener, accepting)).detach();
     Entrance { socket }
 }
 
@@ -214,8 +217,9 @@ async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
             Ok(_) if shard.stopping.get() => break,
             Ok(stream) => admit(&shard, stream, &balance),
             Err(_) if shard.stopping.get() => break,
-            Err(_) => {
+            Err(error) => {
                 shard.counters.add(Counter::AcceptErrors, 1);
+                warn!(shard = shard.settings.shard, %error, "cannot accept connections");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -274,27 +278,30 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, guest: Guest, balance: &Arc<Balan
     let (shard, balance) = (Rc::clone(shard), Arc::clone(balance));
     // Entered before the task first runs, so that a stop does not overlook it.
     let seat = connection::Seat::take(&shard);
-    glommio::spawn_local(async move {
+    let task = Task::Connection(stream.peer_addr().ok());
+    let watch = Rc::clone(&shard);
+    let serving = async move {
         let here = shard.settings.shard;
         connection::run(shard, stream, seat).await;
         balance.end(here);
         balance.bid_farewell(&guest);
-    })
-    .detach();
+    };
+    glommio::spawn_local(watch.watched(task, serving)).detach();
 }
 
 fn refuse(shard: &Rc<Shard>, stream: TcpStream, reason: &'static str) {
     shard.counters.add(Counter::ConnectionsRefused, 1);
+    warn!(shard = shard.settings.shard, "a connection is refused: {reason}");
     if shard.refusals.get() >= REFUSALS_MAX {
         return;
     }
     shard.refusals.set(shard.refusals.get() + 1);
-    let shard = Rc::clone(shard);
-    glommio::spawn_local(async move {
+    let (watch, shard) = (shard, Rc::clone(shard));
+    let refusing = async move {
         farewell::refuse(&shard, stream, Code::TooManyConnections, reason).await;
         shard.refusals.set(shard.refusals.get() - 1);
-    })
-    .detach();
+    };
+    glommio::spawn_local(watch.watched(Task::Refusal, refusing)).detach();
 }
 
 #[cfg(test)]

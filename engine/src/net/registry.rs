@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
 /// Why a connection is ended from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
@@ -86,6 +88,7 @@ impl Entry {
 
     fn kill(&self, why: Kill) {
         if self.kill.get().is_none() {
+            debug!("a connection is ended: {why:?}");
             self.kill.set(Some(why));
         }
         self.wake();

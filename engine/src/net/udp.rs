@@ -32,6 +32,7 @@ use crate::counters::Counter;
 use crate::ingest::Fate;
 use crate::shard::Shard;
 use crate::signal::Signal;
+use crate::stall::Task;
 
 /// A datagram is never larger, over IPv4 or IPv6 without jumbograms.
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
@@ -104,6 +105,7 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 /// A shard's socket while it is read.
 #[derive(Debug)]
 pub(crate) struct Intake {
+    /// Ends after `shut`.
     reader: glommio::Task<()>,
     shut: Rc<Signal>,
 }
@@ -126,7 +128,8 @@ pub(crate) fn open(shard: &Rc<Shard>, socket: OwnedFd) -> Intake {
         inflated: Vec::new(),
         dropped_by_kernel: Cell::new(0),
     };
-    let reader = glommio::spawn_local(reader.run(Rc::clone(&shut)));
+    let reading = reader.run(Rc::clone(&shut));
+    let reader = glommio::spawn_local(shard.watched(Task::Datagrams, reading));
     Intake { reader, shut }
 }
 

@@ -94,8 +94,13 @@ fn many_short_waits_within_lines_are_no_slow_line() {
 #[test]
 fn an_address_has_only_so_many_connections_and_gets_them_back() {
     let engine = Engine::start(&[("CONNECTIONS_PER_IP_MAX", "2"), ("SHARDS", "2")]);
-    let first = engine.connect();
-    let second = engine.connect();
+    // Served, not just connected: two listeners accept in any order.
+    let [first, second] = [(); 2].map(|()| {
+        let mut stream = engine.connect();
+        stream.write_all(GOOD).unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+        stream
+    });
     assert_last_is(&replies(engine.connect()), Code::TooManyConnections);
     drop((first, second));
     let began = Instant::now();
