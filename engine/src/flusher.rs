@@ -182,7 +182,7 @@ mod tests {
     use crate::counters::Counters;
     use crate::ingest::batch::Limits;
     use crate::ingest::lanes::Policy;
-    use crate::ingest::{self, Fate, Why};
+    use crate::ingest::{self, Fate, Why, breaker};
     use crate::intake::Terms;
     use crate::sink::disk::faulty::{FaultyDisk, Operation, Verdict};
     use crate::sink::file::{FileSink, Plan};
@@ -223,52 +223,90 @@ mod tests {
 
     /// A flusher over a disk that does what `judge` says, and the intake in front of it.
     struct Bench {
+        disk: FaultyDisk,
         intake: Rc<Intake<<FaultyDisk as Disk>::Buf>>,
         flusher: glommio::Task<Result<(), String>>,
+        /// In place of the shard's keeper.
+        keeper: glommio::Task<()>,
     }
 
     async fn bench(judge: impl FnMut(&Path, &Operation) -> Verdict + 'static) -> Bench {
+        bench_with(ingest_terms(), judge).await
+    }
+
+    async fn bench_with(
+        ingest: ingest::Terms,
+        judge: impl FnMut(&Path, &Operation) -> Verdict + 'static,
+    ) -> Bench {
         let disk = FaultyDisk::new(judge).on_executor();
         let plan = Plan::for_test(Path::new(""), 1);
-        let sink = FileSink::begin(disk, &plan, 0, 1 << 20, Arc::default()).await.unwrap();
+        let sink = FileSink::begin(disk.clone(), &plan, 0, 1 << 20, Arc::default()).await.unwrap();
         let sink = Sink::File(sink);
-        let terms = Terms { buffer_bytes: 1 << 16, sync_after: LATER, ingest: ingest_terms() };
+        let terms = Terms { buffer_bytes: 1 << 16, sync_after: LATER, ingest };
         let buf = sink.alloc(terms.buffer_bytes);
         let intake = Rc::new(Intake::new(terms, Rc::new(Counters::default()), buf));
         let flusher = glommio::spawn_local(run(Rc::clone(&intake), sink));
-        Bench { intake, flusher }
+        let kept = Rc::clone(&intake);
+        let keeper = glommio::spawn_local(async move {
+            loop {
+                sleep(Duration::from_millis(5)).await;
+                kept.tick(u64::MAX, Instant::now());
+            }
+        });
+        Bench { disk, intake, flusher, keeper }
+    }
+
+    /// What became of an offered line.
+    #[derive(Debug)]
+    enum Told {
+        Batched(Ticket),
+        Refused(Why),
+        Held,
     }
 
     impl Bench {
-        fn offer(&self, durability: Durability) -> Option<Ticket> {
-            let fate = match self.intake.ingest.borrow_mut().offer(GOOD, durability, Instant::now())
+        fn tell(&self, line: &[u8], durability: Durability) -> Told {
+            let fate = match self.intake.ingest.borrow_mut().offer(line, durability, Instant::now())
             {
-                Fate::Batched(ticket, _) => Some(Rc::clone(ticket)),
-                Fate::Refused(refusal) => {
-                    assert_eq!(refusal.why, Why::StorageFailed);
-                    None
-                }
+                Fate::Batched(ticket, _) => Told::Batched(Rc::clone(ticket)),
+                Fate::Refused(refusal) => Told::Refused(refusal.why),
+                Fate::Held => Told::Held,
                 other => panic!("{other:?}"),
             };
             self.intake.nudge_flusher();
             fate
         }
 
-        /// Waits for the outcome, with the deadline of a test.
-        async fn outcome(&self, ticket: &Ticket, durability: Durability) -> Outcome {
+        fn offer(&self, durability: Durability) -> Option<Ticket> {
+            match self.tell(GOOD, durability) {
+                Told::Batched(ticket) => Some(ticket),
+                Told::Refused(_) => None,
+                Told::Held => panic!("held"),
+            }
+        }
+
+        async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
             let began = Instant::now();
-            loop {
-                if let Some(outcome) = ticket.outcome(durability) {
-                    return outcome;
-                }
-                assert!(began.elapsed() < Duration::from_secs(20), "no outcome");
+            while !is_so() {
+                assert!(began.elapsed() < Duration::from_secs(20), "never {what}");
                 sleep(Duration::from_millis(1)).await;
             }
+        }
+
+        fn count(&self, counter: Counter) -> u64 {
+            self.intake.counters.get(counter)
+        }
+
+        /// Waits for the outcome, with the deadline of a test.
+        async fn outcome(&self, ticket: &Ticket, durability: Durability) -> Outcome {
+            self.until("known", || ticket.outcome(durability).is_some()).await;
+            ticket.outcome(durability).unwrap()
         }
 
         async fn end(self) -> (Result<(), String>, crate::counters::Snapshot) {
             self.intake.close();
             let ended = self.flusher.await;
+            self.keeper.cancel().await;
             let counted = self.intake.counters.snapshot();
             assert!(counted.is_balanced(), "{counted:?}");
             assert_eq!(counted.get(Counter::InFlight), 0);
@@ -328,7 +366,9 @@ mod tests {
             let durable = bench.offer(Durable).unwrap();
             assert_eq!(bench.outcome(&written, Written).await, Outcome::Stored);
             assert_eq!(bench.outcome(&durable, Durable).await, Outcome::Failed);
-            assert!(bench.offer(Written).is_none(), "nothing more is taken");
+            let told = bench.tell(GOOD, Written);
+            assert!(matches!(told, Told::Refused(Why::StorageFailed)), "{told:?}");
+            assert_eq!(bench.count(Counter::StorageDead), 1);
             let (ended, counted) = bench.end().await;
             assert!(ended.unwrap_err().contains("sync"));
             assert_eq!((counted.get(Counter::Ok), counted.get(Counter::Error)), (1, 2));
@@ -341,12 +381,165 @@ mod tests {
             let bench = bench(|_, _| Verdict::Go).await;
             let ticket = bench.offer(Written).unwrap();
             assert_eq!(bench.outcome(&ticket, Written).await, Outcome::Stored);
+            bench.until("synced", || bench.count(Counter::Syncs) > 0).await;
+            bench.end().await.0.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_sink_that_stalls_for_two_seconds_sheds_by_level_keeps_the_order_and_holds_nobody() {
+        on_an_executor(|| async {
+            let overload = Policy::Shed { low_percent: 60, normal_percent: 80 };
+            let bench =
+                bench_with(ingest::Terms { overload, ..ingest_terms() }, |_, _| Verdict::Go);
+            let bench = bench.await;
+            let first = bench.offer(Written).unwrap();
+            assert_eq!(bench.outcome(&first, Written).await, Outcome::Stored);
+            bench.disk.stall(true);
+            let under_way = bench.offer(Written).unwrap();
+            let (levels, pad) = (["DEBUG", "INFO", "ERROR"], "x".repeat(400));
+            let (mut taken, mut refused) = (vec![0, 0, 0], vec![0, 0, 0]);
+            let mut stored = Vec::new();
             let began = Instant::now();
-            while bench.intake.counters.get(Counter::Syncs) == 0 {
-                assert!(began.elapsed() < Duration::from_secs(20), "never synced");
+            for number in 0.. {
+                if began.elapsed() > Duration::from_secs(2) {
+                    break;
+                }
+                for (lane, level) in levels.iter().enumerate() {
+                    let line = format!(r#"{{"level":"{level}","message":"{pad}","n":{number}}}"#);
+                    match bench.tell(line.as_bytes(), Written) {
+                        Told::Batched(_) => {
+                            taken[lane] += 1;
+                            stored.push(line);
+                        }
+                        Told::Refused(Why::Shed) => refused[lane] += 1,
+                        other => panic!("{other:?}"),
+                    }
+                }
                 sleep(Duration::from_millis(5)).await;
             }
-            bench.end().await.0.unwrap();
+            assert_eq!(under_way.outcome(Written), None, "it is stalled");
+            // 32 KiB hold about 74 of these lines; 44 of them fill 60 %, 59 of them 80 %.
+            assert!(taken[0] < taken[1] && taken[1] < taken[2], "{taken:?}");
+            assert!(refused[0] > refused[1] && refused[1] > refused[2], "{refused:?}");
+            assert!(refused[2] > 0 && (65..=75).contains(&stored.len()), "{}", stored.len());
+            bench.disk.stall(false);
+            assert_eq!(bench.outcome(&under_way, Written).await, Outcome::Stored);
+            let debug = br#"{"level":"DEBUG","message":"after"}"#;
+            bench.until("taken", || matches!(bench.tell(debug, Written), Told::Batched(_))).await;
+            let disk = bench.disk.clone();
+            let (ended, counted) = bench.end().await;
+            ended.unwrap();
+            // Those of the last wait for room came on top.
+            assert!(counted.get(Counter::Shed) >= refused.iter().sum::<u64>());
+            assert_eq!(counted.get(Counter::Error), counted.get(Counter::Shed));
+            let files = disk.files(|file| String::from_utf8(file.bytes.clone()).unwrap());
+            let lines = files.iter().flat_map(|(_, text)| text.lines());
+            let padded: Vec<_> = lines.filter(|line| line.contains(&pad)).collect();
+            assert!(padded == stored, "what was taken is there, in its order");
+        });
+    }
+
+    #[test]
+    fn a_write_that_hangs_opens_the_breaker_before_it_ends_and_a_probe_closes_it() {
+        on_an_executor(|| async {
+            let breaker = Some(breaker::Limits {
+                failures_max: 3,
+                slow: Duration::from_millis(20),
+                open: Duration::from_millis(100),
+            });
+            let bench = bench_with(ingest::Terms { breaker, ..ingest_terms() }, |_, _| Verdict::Go);
+            let bench = bench.await;
+            bench.disk.stall(true);
+            let hangs = bench.offer(Written).unwrap();
+            let is_write = |operation: &Operation| matches!(operation, Operation::Write { .. });
+            let began = || bench.disk.log().iter().any(|(_, operation, _)| is_write(operation));
+            bench.until("under way", began).await;
+            let long = format!(r#"{{"level":"INFO","message":"{}"}}"#, "x".repeat(8000));
+            while matches!(bench.tell(long.as_bytes(), Written), Told::Batched(_)) {}
+            bench.intake.room.join(None, std::task::Waker::noop());
+            bench.until("open", || bench.count(Counter::BreakersOpen) == 1).await;
+            bench.until("let go", || bench.intake.room.is_empty()).await;
+            assert!(matches!(bench.tell(b"[", Written), Told::Refused(Why::BreakerOpen { .. })));
+            sleep(Duration::from_millis(250)).await;
+            assert_eq!(bench.count(Counter::BreakersOpen), 1, "as long as it hangs");
+            assert_eq!((hangs.outcome(Written), bench.count(Counter::BreakerOpened)), (None, 1));
+            bench.disk.stall(false);
+            // What was let in before is written, and the next line is the probe.
+            assert_eq!(bench.outcome(&hangs, Written).await, Outcome::Stored);
+            bench.until("half-open", || bench.count(Counter::BreakersOpen) == 0).await;
+            bench.until("closed", || bench.offer(Written).is_some()).await;
+            let (ended, counted) = bench.end().await;
+            ended.unwrap();
+            assert_eq!(counted.get(Counter::Error), counted.get(Counter::BreakerRefused));
+            assert_eq!(counted.get(Counter::CommitsFailed), 0);
+        });
+    }
+
+    #[test]
+    fn writes_that_fail_open_the_breaker_and_only_one_batch_tries_while_they_do() {
+        on_an_executor(|| async {
+            let breaker = Some(breaker::Limits {
+                failures_max: 3,
+                slow: Duration::from_secs(60),
+                open: Duration::from_millis(50),
+            });
+            let terms = ingest::Terms { breaker, ..ingest_terms() };
+            let fails = Rc::new(Cell::new(true));
+            let asked = Rc::clone(&fails);
+            let bench = bench_with(terms, move |_, operation| match operation {
+                Operation::Write { .. } if asked.get() => Verdict::Fail(ErrorKind::Other),
+                _ => Verdict::Go,
+            });
+            let bench = bench.await;
+            for _ in 0..3 {
+                let ticket = bench.offer(Written).unwrap();
+                assert_eq!(bench.outcome(&ticket, Written).await, Outcome::Failed);
+            }
+            assert!(bench.offer(Written).is_none(), "open");
+            let began = Instant::now();
+            let mut tried = 0;
+            while tried < 3 {
+                assert!(began.elapsed() < Duration::from_secs(20), "no probe");
+                if let Some(probe) = bench.offer(Written) {
+                    tried += 1;
+                    assert_eq!(bench.outcome(&probe, Written).await, Outcome::Failed);
+                    assert!(bench.offer(Written).is_none(), "open again");
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(bench.count(Counter::BreakerOpened), 4);
+            fails.set(false);
+            bench.until("half-open", || bench.count(Counter::BreakersOpen) == 0).await;
+            let probe = bench.offer(Written).unwrap();
+            assert_eq!(bench.outcome(&probe, Written).await, Outcome::Stored);
+            assert!(bench.offer(Written).is_some(), "closed");
+            let (ended, counted) = bench.end().await;
+            ended.unwrap();
+            assert_eq!(counted.get(Counter::CommitsFailed), 6);
+        });
+    }
+
+    #[test]
+    fn a_write_without_room_fails_its_lines_and_the_next_ones_are_not_taken_for_a_while() {
+        on_an_executor(|| async {
+            let full = Rc::new(Cell::new(true));
+            let asked = Rc::clone(&full);
+            let bench = bench(move |_, operation| match operation {
+                Operation::Write { .. } if asked.get() => Verdict::Fail(ErrorKind::StorageFull),
+                _ => Verdict::Go,
+            })
+            .await;
+            let lost = bench.offer(Written).unwrap();
+            assert_eq!(bench.outcome(&lost, Written).await, Outcome::Failed);
+            full.set(false);
+            let told = bench.tell(GOOD, Written);
+            assert!(matches!(told, Told::Refused(Why::DiskFull)), "{told:?}");
+            bench.until("taken again", || bench.offer(Written).is_some()).await;
+            let (ended, counted) = bench.end().await;
+            ended.unwrap();
+            assert_eq!((counted.get(Counter::Ok), counted.get(Counter::CommitsFailed)), (1, 1));
+            assert_eq!(counted.get(Counter::Error), 1 + counted.get(Counter::DiskFull));
         });
     }
 }

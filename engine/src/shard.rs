@@ -144,6 +144,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
     let counters = Rc::new(Counters::default());
     let buf = sink.alloc(settings.intake.buffer_bytes);
     let intake = Rc::new(Intake::new(settings.intake, Rc::clone(&counters), buf));
+    intake.tick(ties.space.free_bytes(), Instant::now());
     let shard = Rc::new(Shard {
         counters,
         intake: Rc::clone(&intake),

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -73,6 +74,7 @@ struct State {
     in_flight: Vec<(u64, Effect)>,
     begun: u64,
     is_dead: bool,
+    is_stalled: bool,
     on_executor: bool,
     tasks: VecDeque<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -131,6 +133,7 @@ impl FaultyDisk {
             in_flight: Vec::new(),
             begun: 0,
             is_dead: false,
+            is_stalled: false,
             on_executor: false,
             tasks: VecDeque::new(),
         })))
@@ -140,6 +143,15 @@ impl FaultyDisk {
     pub(crate) fn on_executor(self) -> FaultyDisk {
         self.0.borrow_mut().on_executor = true;
         self
+    }
+
+    /// Lets no write complete, or again; only for a test inside a glommio executor.
+    pub(crate) fn stall(&self, is_stalled: bool) {
+        self.0.borrow_mut().is_stalled = is_stalled;
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.0.borrow().is_stalled
     }
 
     /// What `view` makes of each file, by path.
@@ -211,6 +223,7 @@ impl FaultyDisk {
         if self.is_dead() {
             pending::<()>().await;
         }
+        let is_write = matches!(effect, Effect::Write(..));
         let (id, verdict, turns) = {
             let state = &mut *self.0.borrow_mut();
             let verdict = (state.judge)(path, &operation);
@@ -224,6 +237,9 @@ impl FaultyDisk {
         }
         for _ in 0..turns {
             futures_lite::future::yield_now().await;
+        }
+        while is_write && self.is_stalled() {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
         }
         if self.is_dead() {
             pending::<()>().await;
