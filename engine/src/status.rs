@@ -233,6 +233,29 @@ fn parse(stat: &str) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::Counters;
+
+    #[test]
+    fn ready_is_who_has_recovered_serves_and_can_store() {
+        let status = Status::specimen();
+        let why = |status: &Status| status.hindrances().join("; ");
+        assert_eq!(why(&status), "starting: LOG_DIR is being recovered");
+        status.recovered(&[]);
+        assert_eq!(why(&status), "starting: not all shards serve yet");
+        let counters = Counters::default();
+        let publish = |status: &Status| counters.publish(&status.published[0]);
+        publish(&status);
+        assert_eq!(why(&status), "");
+        counters.add(Counter::BreakersOpen, 1);
+        publish(&status);
+        assert_eq!(why(&status), "the breaker of shard 0 is not closed");
+        counters.take(Counter::BreakersOpen, 1);
+        counters.add(Counter::StorageDead, 1);
+        publish(&status);
+        assert_eq!(why(&status), "the storage of shard 0 has failed for good");
+        status.stop.request(runtime::stop::Cause::Terminate);
+        assert!(why(&status).starts_with("draining; "), "{}", why(&status));
+    }
 
     #[test]
     fn a_process_with_a_wild_name_is_read() {

@@ -22,7 +22,7 @@ use glommio::timer::sleep;
 use proto::code::Code;
 use runtime::descriptor;
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{connection, farewell};
 use crate::counters::Counter;
@@ -282,7 +282,9 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, guest: Guest, balance: &Arc<Balan
     let watch = Rc::clone(&shard);
     let serving = async move {
         let here = shard.settings.shard;
+        debug!(shard = here, %task, "a connection begins");
         connection::run(shard, stream, seat).await;
+        debug!(shard = here, %task, "a connection ends");
         balance.end(here);
         balance.bid_farewell(&guest);
     };

@@ -361,6 +361,33 @@ fn while_draining_it_is_alive_but_not_ready() {
 }
 
 #[test]
+fn while_a_breaker_is_open_it_is_not_ready() {
+    // Each write is slow, and one is enough.
+    let engine = Engine::start(&[
+        ("CIRCUIT_BREAKER_ENABLED", "true"),
+        ("BREAKER_SLOW_MS", "0"),
+        ("BREAKER_FAILURES_MAX", "1"),
+        ("BREAKER_OPEN_MS", "60000"),
+        ("SHARDS", "1"),
+    ]);
+    await_ready(engine.admin());
+    assert_eq!(engine.converse((line("1") + "\n").as_bytes()).len(), 1);
+    let began = Instant::now();
+    loop {
+        let answer = get(engine.admin(), "/readyz");
+        if answer.status == 503 {
+            assert!(answer.body.contains("the breaker of shard 0"), "{}", answer.body);
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it stays ready");
+    }
+    let families = scrape(engine.admin());
+    assert!(of_shard(&families, "logboom_engine_breakers_open", 0) > 0.5);
+    assert!(families["logboom_engine_ready"].samples[""] < 0.5);
+    engine.stop().assert_clean();
+}
+
+#[test]
 fn a_taken_port_is_refused_by_name_and_none_is_needed_when_disabled() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

@@ -50,6 +50,23 @@ fn all_that_is_wrong_is_told_and_exits_2() {
 }
 
 #[test]
+fn certificates_and_token_are_read_and_missing_ones_exit_as_a_start_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for settings in [
+        [("ENABLE_TLS", "true"), ("CERT_DIR", "/no/certs")],
+        [("AUTH_TOKEN_FILE", "/no/token"), ("ENABLE_UDP", "false")],
+    ] {
+        let (code, said) = check(&settings, &["check"]);
+        assert!(said.contains("wrong: ") && said.contains("1 finding"), "{said}");
+        let start = run(command(folder.path()).envs(settings));
+        assert_eq!(start.status.code(), code, "{said}");
+        let start = String::from_utf8(start.stderr).unwrap();
+        let reason = start.trim().strip_prefix("logboom-engine: ").unwrap();
+        assert!(said.contains(reason), "{reason} is not in {said}");
+    }
+}
+
+#[test]
 fn a_start_says_the_same_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path());

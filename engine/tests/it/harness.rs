@@ -128,7 +128,9 @@ impl Engine {
         }
         let (mut out, mut err) = (String::new(), String::new());
         self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut err).unwrap();
+        }
         let code = self.child.wait().unwrap().code();
         let last: serde_json::Value =
             serde_json::from_str(out.lines().last().unwrap_or("null")).unwrap();

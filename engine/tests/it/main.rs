@@ -10,6 +10,7 @@ mod gzip;
 mod harness;
 mod kill;
 mod limits;
+mod logs;
 mod pressure;
 mod protocol;
 mod starting;
