@@ -362,18 +362,19 @@ fn while_draining_it_is_alive_but_not_ready() {
 
 #[test]
 fn while_a_breaker_is_open_it_is_not_ready() {
-    // Each write is slow, and one is enough.
+    // One slow write is enough, and a write of a megabyte is slow.
     let engine = Engine::start(&[
         ("CIRCUIT_BREAKER_ENABLED", "true"),
-        ("BREAKER_SLOW_MS", "0"),
+        ("BREAKER_SLOW_MS", "1"),
         ("BREAKER_FAILURES_MAX", "1"),
         ("BREAKER_OPEN_MS", "60000"),
         ("SHARDS", "1"),
     ]);
     await_ready(engine.admin());
-    assert_eq!(engine.converse((line("1") + "\n").as_bytes()).len(), 1);
+    let much = (line("1") + "\n").repeat(50_000);
     let began = Instant::now();
     loop {
+        assert_eq!(engine.converse(much.as_bytes()).len(), 50_000);
         let answer = get(engine.admin(), "/readyz");
         if answer.status == 503 {
             assert!(answer.body.contains("the breaker of shard 0"), "{}", answer.body);
