@@ -1,13 +1,42 @@
 //! Clients for the tests: plain threads over plain sockets.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use proto::reply::OwnedReply;
+
 pub(crate) fn line(id: &str) -> String {
     format!(r#"{{"level":"INFO","message":"hello from a test","id":"{id}"}}"#)
+}
+
+/// One connection that sends a line and waits for its reply.
+pub(crate) struct Client {
+    writer: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn of(stream: TcpStream) -> Client {
+        let _ = stream.set_read_timeout(Some(super::harness::PATIENCE));
+        let _ = stream.set_nodelay(true);
+        Client { writer: stream.try_clone().unwrap(), reader: BufReader::new(stream) }
+    }
+
+    /// The reply, or `None` if the connection has ended.
+    pub(crate) fn try_ask(&mut self, line: &str) -> Option<OwnedReply> {
+        self.writer.write_all(format!("{line}\n").as_bytes()).ok()?;
+        let mut reply = String::new();
+        self.reader.read_line(&mut reply).ok()?;
+        let reply = reply.strip_suffix('\n')?;
+        Some(OwnedReply::parse(reply.as_bytes()).unwrap_or_else(|_| panic!("{reply}")))
+    }
+
+    pub(crate) fn ask(&mut self, line: &str) -> OwnedReply {
+        self.try_ask(line).expect("a reply")
+    }
 }
 
 /// Keeps sending lines with ids of its own, some dozen unanswered at a time, and remembers which

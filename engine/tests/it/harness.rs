@@ -22,9 +22,18 @@ pub(crate) struct Engine {
 }
 
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_logboom-engine"));
+    command_under(&[], folder)
+}
+
+/// The engine, started by a program that becomes it, such as `nsenter`.
+pub(crate) fn command_under(program: &[&str], folder: &Path) -> Command {
+    let engine = env!("CARGO_BIN_EXE_logboom-engine");
+    let mut words = program.iter().copied().chain([engine]);
+    let mut command = Command::new(words.next().unwrap());
     command
+        .args(words)
         .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .env("SERVER_HOST", "127.0.0.1")
         .env("SERVER_PORT", "0")
         .env("ADMIN_PORT", "0")

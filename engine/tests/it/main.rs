@@ -6,6 +6,7 @@ mod admin;
 mod check;
 mod clients;
 mod durability;
+mod faults;
 mod gzip;
 mod harness;
 mod kill;

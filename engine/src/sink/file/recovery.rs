@@ -107,6 +107,8 @@ impl Cut<'_> {
         report.segments_checked += 1;
         report.lines_kept += valid.lines;
         if let Some(cut) = valid.cut {
+            // What is reserved behind the end may be the room that quarantine needs.
+            file.set_len(file.metadata()?.len())?;
             let (quarantined, bytes) = self.quarantine(&mut file, cut)?;
             report.bytes_cut += bytes;
             report.files_quarantined.push(quarantined);
