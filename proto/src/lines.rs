@@ -151,10 +151,11 @@ impl Lines {
                 self.empty();
             }
         }
-        while let Some(end) = memchr(b'\n', rest) {
+        loop {
             if MEMBERS && rest.starts_with(&MEMBER_MAGIC) {
                 return Cut::Member { taken: chunk.len() - rest.len() };
             }
+            let Some(end) = memchr(b'\n', rest) else { break };
             let line = &rest[..end];
             let flow = if self.passes_bound(end, line.last()) {
                 on(Frame::TooLong)
@@ -165,9 +166,6 @@ impl Lines {
                 return self.hold(Held::Line, rest);
             }
             rest = &rest[end + 1..];
-        }
-        if MEMBERS && rest.starts_with(&MEMBER_MAGIC) {
-            return Cut::Member { taken: chunk.len() - rest.len() };
         }
         if self.passes_bound(rest.len(), rest.last()) {
             self.discarding = true;
@@ -222,11 +220,13 @@ impl Lines {
             Held::TooLong if on(Frame::TooLong) == Flow::Hold => return Cut::Held,
             Held::TooLong | Held::Line => self.held = Held::Line,
         }
-        while let Some(end) = memchr(b'\n', &self.carry[self.start..]) {
-            if MEMBERS && self.carry[self.start..].starts_with(&MEMBER_MAGIC) {
-                break;
+        let member = loop {
+            let rest = &self.carry[self.start..];
+            if MEMBERS && rest.starts_with(&MEMBER_MAGIC) {
+                break true;
             }
-            let line = &self.carry[self.start..self.start + end];
+            let Some(end) = memchr(b'\n', rest) else { break false };
+            let line = &rest[..end];
             let flow = if self.passes_bound(end, line.last()) {
                 on(Frame::TooLong)
             } else {
@@ -241,11 +241,11 @@ impl Lines {
                 return Cut::Held;
             }
             self.start += end + 1;
-        }
+        };
         self.held = Held::Nothing;
         self.carry.drain(..self.start);
         self.start = 0;
-        if MEMBERS && self.carry.starts_with(&MEMBER_MAGIC) {
+        if member {
             return Cut::Member { taken: 0 };
         }
         self.carry.shrink_to(KEEP_BYTES_MAX);
@@ -280,7 +280,7 @@ impl Lines {
     /// Whether a line of `len` bytes is too long, complete or not. A last `\r` may yet turn out to
     /// belong to the line end.
     fn passes_bound(&self, len: usize, last: Option<&u8>) -> bool {
-        len - usize::from(last == Some(&b'\r')) > self.line_bytes_max
+        len > self.line_bytes_max && len - usize::from(last == Some(&b'\r')) > self.line_bytes_max
     }
 
     /// Empties the carry, and gives its memory back if that is large.

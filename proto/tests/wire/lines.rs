@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proto::{Flow, Frame, Lines};
 
-use crate::harness::{Naive, naive_frames};
+use crate::harness::framing::{Naive, naive_frames};
 
 /// Frames as text, `None` for one that is too long.
 fn frames_of(pieces: &[&str], line_bytes_max: usize) -> Vec<Option<String>> {

@@ -7,7 +7,7 @@ use proto::limits::{DEPTH_MAX, ID_BYTES_MAX};
 use proto::{Code, Id, Record, Scratch};
 use serde_json::{Map, Value};
 
-use crate::harness::check_record;
+use crate::harness::parse::check_record;
 
 /// `INFO` for a record, with its id if it has one, else the code.
 fn verdict(line: impl AsRef<[u8]>) -> String {
