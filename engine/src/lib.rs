@@ -48,7 +48,7 @@ use crate::net::admin::{self, Admin};
 use crate::net::connection::Terms;
 use crate::net::listener::{self, Balance};
 use crate::net::registry::Patience;
-use crate::net::tls::Keys;
+use crate::net::tls::{self, Keys};
 use crate::net::udp;
 use crate::secrets::Token;
 use crate::shard::{Ended, Settings, Ties};
@@ -239,7 +239,11 @@ fn settings(config: &Config, shard: usize, shards: usize, memory: usize) -> Sett
     Settings {
         shard,
         shards,
-        read_bytes: config.buffer_size,
+        read_bytes: if config.enable_tls {
+            tls::buffer_bytes(config.buffer_size)
+        } else {
+            config.buffer_size
+        },
         intake: intake::Terms {
             buffer_bytes: config.commit_bytes_max,
             sync_after: config.sync_ms,

@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub shard: usize,
     /// All shards.
     pub shards: usize,
-    /// Bytes asked per read.
+    /// Length of the buffer for reading.
     pub read_bytes: usize,
     /// How lines are batched and flushed.
     pub intake: intake::Terms,

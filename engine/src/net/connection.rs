@@ -18,6 +18,7 @@ use proto::gzip::{Bounds, Origin, Step, Unpack};
 use proto::hello::{Durability, Hello, Replies as Mode, Welcome};
 use proto::limits::PROTOCOL_VERSION;
 use proto::lines::{Flow, Frame};
+use tracing::debug;
 
 use super::farewell::{self, End};
 use super::registry::{Awaited, Entry, Kill, Place};
@@ -84,9 +85,9 @@ async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Opt
     let Some(keys) = &shard.keys else { return Some(Transport::Plain(stream)) };
     entry.awaits.set(Some((Awaited::Handshake, Instant::now())));
     // Boxed: a plain connection must not pay for its size.
-    let mut handshake = Box::pin(tls::handshake(keys, stream));
+    let mut handshake = Box::pin(tls::handshake(keys, stream, &shard.read_buffer));
     let mut held = Held::default();
-    held.set(shard, tls::MEMORY_BYTES);
+    held.set(shard, tls::HANDSHAKE_BYTES);
     let done = poll_fn(|cx| {
         entry.remember(cx.waker());
         if entry.killed().is_some() {
@@ -103,8 +104,13 @@ async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Opt
     entry.awaits.set(None);
     match done? {
         Ok(stream) => Some(Transport::Tls(Box::new(stream))),
-        Err(_) => {
+        Err(failed) => {
             shard.counters.add(Counter::HandshakesFailed, 1);
+            debug!("TLS handshake failed: {}", failed.reason);
+            if let Some(socket) = failed.socket {
+                // So that the alert is not destroyed by the close.
+                farewell::part(shard, Transport::Plain(socket), End::LastWord).await;
+            }
             None
         }
     }

@@ -2,18 +2,21 @@
 //!
 //! Owns what the engine proves itself with, and when that changes: [`Keys`] are read from their
 //! files at the start and at each [`Keys::reload`]; a handshake takes what is there at its
-//! beginning, and a connection keeps what its handshake took. Leaves bytes to `transport` and the
-//! time limit to `connection`. Invariants: keys that cannot work never take the place of keys that
+//! beginning, and a connection keeps what its handshake took. Leaves bytes to `stream` and the time
+//! limit to `connection`. Invariants: keys that cannot work never take the place of keys that
 //! do; nothing is kept for a session on this side (tickets hold it), and a reload invalidates all
 //! tickets, so that a client which the new files would not let in cannot resume.
 
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
 use std::fmt::Display;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures_rustls::TlsAcceptor;
-use futures_rustls::server::TlsStream;
 use glommio::net::TcpStream;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -21,13 +24,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+pub(crate) use self::session::buffer_bytes;
+pub(crate) use self::stream::{Failed, Stream};
 use crate::error::Error;
 
-/// What a TLS connection holds besides its socket, in bytes.
-pub(crate) const MEMORY_BYTES: usize = 64 * 1024;
-
-/// Unsent bytes that rustls may keep for a connection, each before and after encryption.
-const UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// What a handshake holds until it is done, in bytes.
+pub(crate) const HANDSHAKE_BYTES: usize = 32 * 1024;
 
 /// Where the keys lie.
 #[derive(Clone, Debug)]
@@ -144,12 +146,14 @@ fn pem_reason(error: PemError, what: &str) -> String {
     }
 }
 
-/// Agrees with a client on a TLS session.
+/// Agrees with a client on a TLS session, with the keys of this moment.
 ///
 /// # Errors
-/// The client does not speak TLS, or not as we ask.
-pub(crate) async fn handshake(keys: &Keys, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    TlsAcceptor::from(keys.current())
-        .accept_with(stream, |session| session.set_buffer_limit(Some(UNSENT_BYTES_MAX)))
-        .await
+/// The client does not speak TLS, not as we ask, or is gone.
+pub(crate) async fn handshake(
+    keys: &Keys,
+    socket: TcpStream,
+    buffer: &RefCell<Vec<u8>>,
+) -> Result<Stream, Failed> {
+    stream::accept(keys.current(), socket, buffer).await
 }

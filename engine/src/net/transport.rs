@@ -10,13 +10,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use futures_rustls::server::TlsStream;
 use glommio::net::TcpStream;
+
+use super::tls;
 
 /// See the module.
 pub(super) enum Transport {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<tls::Stream>),
 }
 
 impl Transport {
@@ -27,7 +28,7 @@ impl Transport {
     ) -> Poll<io::Result<usize>> {
         match self {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Tls(stream) => stream.poll_read(cx, buffer),
         }
     }
 
@@ -38,7 +39,7 @@ impl Transport {
     ) -> Poll<io::Result<usize>> {
         match self {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Tls(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -46,7 +47,7 @@ impl Transport {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Plain(_) => Poll::Ready(Ok(())),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -54,7 +55,7 @@ impl Transport {
     pub(super) fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Plain(stream) => Pin::new(stream).poll_close(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_close(cx),
+            Transport::Tls(stream) => stream.poll_shutdown_write(cx),
         }
     }
 
@@ -67,7 +68,7 @@ impl Transport {
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Transport::Plain(_) => 0,
-            Transport::Tls(_) => super::tls::MEMORY_BYTES,
+            Transport::Tls(stream) => stream.memory_bytes(),
         }
     }
 
@@ -75,7 +76,7 @@ impl Transport {
     pub(super) fn into_socket(self) -> TcpStream {
         match self {
             Transport::Plain(stream) => stream,
-            Transport::Tls(stream) => stream.into_inner().0,
+            Transport::Tls(stream) => stream.into_socket(),
         }
     }
 }
