@@ -14,9 +14,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::plan::schedule::{Bounds, Schedule};
+use crate::tls::{Identity, Tls};
 
 const TOTAL_LOGS: u64 = 1000;
 const DURATION: Duration = Duration::from_secs(10);
+const CA_CERT_PATH: &str = "./certs/ca.crt";
+/// What passes an Ethernet frame whole.
+const UDP_DATAGRAM_BYTES: usize = 1400;
+/// What a datagram over IPv4 can carry.
+const UDP_DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// Load generator for NDJSON log ingestion: sends, measures from the due time, loses nothing from
 /// the count.
@@ -35,7 +41,8 @@ pub struct Args {
     #[arg(long, env = "SERVER_PORT", value_name = "SERVER_PORT", default_value_t = 9000)]
     pub server_port: u16,
 
-    /// tcp://host:port, instead of SERVER_HOST and SERVER_PORT
+    /// tcp://, tls:// or udp:// host:port, instead of SERVER_HOST and SERVER_PORT; its scheme beats
+    /// ENABLE_TLS
     #[arg(long, alias = "endpoint", visible_alias = "endpoint", env = "TARGET",
           value_name = "TARGET", value_parser = endpoint)]
     pub target: Option<Endpoint>,
@@ -107,6 +114,39 @@ pub struct Args {
     #[arg(long, env = "JSON", value_name = "PATH")]
     pub json: Option<PathBuf>,
 
+    /// Speak TLS with the target
+    #[arg(long, env = "ENABLE_TLS", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub enable_tls: bool,
+
+    /// Over TLS, the authorities that are trusted (PEM)
+    #[arg(long, env = "CA_CERT_PATH", value_name = "PATH", default_value = "./certs/ca.crt")]
+    pub ca_cert_path: PathBuf,
+
+    /// Over TLS, the certificate that is shown to a target which asks for one (PEM)
+    #[arg(long, env = "CLIENT_CERT_PATH", value_name = "PATH")]
+    pub client_cert_path: Option<PathBuf>,
+
+    /// The key of CLIENT_CERT_PATH (PEM)
+    #[arg(long, env = "CLIENT_KEY_PATH", value_name = "PATH")]
+    pub client_key_path: Option<PathBuf>,
+
+    /// File that holds the token for the hello
+    #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Send each batch as one gzip member
+    #[arg(long, env = "COMPRESS", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub compress: bool,
+
+    /// Over UDP, bytes of messages in a datagram (before COMPRESS)
+    #[arg(long, env = "UDP_DATAGRAM_BYTES", value_name = "UDP_DATAGRAM_BYTES",
+          default_value = "1400", value_parser = units::bytes_usize)]
+    pub udp_datagram_bytes: usize,
+
     /// No line a second on stderr
     #[arg(short, long, env = "QUIET", value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_value = "false",
@@ -123,9 +163,35 @@ pub fn command() -> clap::Command {
     Args::command()
 }
 
+/// How to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Lines and replies over TCP.
+    #[default]
+    Tcp,
+    /// The same over TLS.
+    Tls,
+    /// Lines in datagrams, without replies.
+    Udp,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Tcp => "tcp",
+            Scheme::Tls => "tls",
+            Scheme::Udp => "udp",
+        }
+    }
+}
+
 /// Where to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// `None`: TCP, or TLS by ENABLE_TLS.
+    pub scheme: Option<Scheme>,
     /// A name or an address, without brackets.
     pub host: String,
     /// `None`: SERVER_PORT.
@@ -134,14 +200,19 @@ pub struct Endpoint {
 
 /// `tcp://host:port`; the scheme and the port may be left out, an IPv6 address has brackets.
 fn endpoint(text: &str) -> Result<Endpoint, String> {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
-    match scheme {
-        "tcp" => {}
-        "tls" | "udp" | "http" | "https" | "kafka" | "mqtt" | "postgres" | "redis" => {
-            return Err(format!("{scheme}:// is not served by this build yet, tcp:// is"));
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let scheme = match scheme {
+        "" => None,
+        "tcp" => Some(Scheme::Tcp),
+        "tls" => Some(Scheme::Tls),
+        "udp" => Some(Scheme::Udp),
+        "http" | "https" | "kafka" | "mqtt" | "postgres" | "redis" => {
+            return Err(format!(
+                "{scheme}:// is not served by this build yet; tcp://, tls:// and udp:// are"
+            ));
         }
-        _ => return Err(format!("unknown scheme \"{scheme}\", tcp://host:port is served")),
-    }
+        _ => return Err(format!("unknown scheme \"{scheme}\": tcp, tls or udp://host:port")),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = if let Some(inner) = rest.strip_prefix('[') {
         let (host, behind) = inner.split_once(']').ok_or("an IPv6 address ends with ]")?;
@@ -163,7 +234,7 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         return Err(format!("\"{text}\" is not tcp://host:port"));
     }
     let port = port.map(|port| port.parse().map_err(|_| format!("\"{port}\" is not a port")));
-    Ok(Endpoint { host: host.to_owned(), port: port.transpose()? })
+    Ok(Endpoint { scheme, host: host.to_owned(), port: port.transpose()? })
 }
 
 fn run_id(text: &str) -> Result<String, String> {
@@ -190,6 +261,8 @@ fn durability(text: &str) -> Result<Durability, String> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// How to send.
+    pub scheme: Scheme,
     /// Host of the target, without brackets.
     pub server_host: String,
     /// Port of the target.
@@ -225,6 +298,18 @@ pub struct Config {
     pub durability: Option<Durability>,
     /// 0.0 to 1.0.
     pub max_error_rate: f64,
+    /// The authorities that are trusted over TLS.
+    pub ca_cert_path: PathBuf,
+    /// The certificate that is shown over TLS.
+    pub client_cert_path: Option<PathBuf>,
+    /// Its key.
+    pub client_key_path: Option<PathBuf>,
+    /// Where the token for the hello lies.
+    pub auth_token_file: Option<PathBuf>,
+    /// Each batch is one gzip member.
+    pub compress: bool,
+    /// Bytes of messages in a datagram.
+    pub udp_datagram_bytes: usize,
     /// Keep which messages were acknowledged (for an audit; not a knob of the command line).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ledger: bool,
@@ -233,6 +318,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            scheme: Scheme::Tcp,
             server_host: "localhost".to_owned(),
             server_port: 9000,
             total_logs: TOTAL_LOGS,
@@ -248,6 +334,12 @@ impl Default for Config {
             replies: Replies::Each,
             durability: None,
             max_error_rate: 0.01,
+            ca_cert_path: PathBuf::from(CA_CERT_PATH),
+            client_cert_path: None,
+            client_key_path: None,
+            auth_token_file: None,
+            compress: false,
+            udp_datagram_bytes: UDP_DATAGRAM_BYTES,
             ledger: false,
         }
     }
@@ -259,7 +351,10 @@ impl From<&Args> for Config {
         let endpoint = args.target.clone();
         let host = endpoint.as_ref().map_or(&args.server_host, |endpoint| &endpoint.host);
         let port = endpoint.as_ref().and_then(|endpoint| endpoint.port);
+        let by_switch = if args.enable_tls { Scheme::Tls } else { Scheme::Tcp };
+        let scheme = endpoint.as_ref().and_then(|endpoint| endpoint.scheme);
         Config {
+            scheme: scheme.unwrap_or(by_switch),
             server_host: host.clone(),
             server_port: port.unwrap_or(args.server_port),
             total_logs,
@@ -275,6 +370,12 @@ impl From<&Args> for Config {
             replies: args.replies,
             durability: args.durability,
             max_error_rate: args.max_error_rate,
+            ca_cert_path: args.ca_cert_path.clone(),
+            client_cert_path: args.client_cert_path.clone(),
+            client_key_path: args.client_key_path.clone(),
+            auth_token_file: args.auth_token_file.clone(),
+            compress: args.compress,
+            udp_datagram_bytes: args.udp_datagram_bytes,
             ledger: false,
         }
     }
@@ -326,6 +427,28 @@ impl Config {
         if !(0.0..=1.0).contains(&self.max_error_rate) {
             return wrong(format!("MAX_ERROR_RATE {} is not 0 to 1", self.max_error_rate));
         }
+        if self.client_cert_path.is_some() != self.client_key_path.is_some() {
+            return wrong("CLIENT_CERT_PATH and CLIENT_KEY_PATH go together".into());
+        }
+        if self.client_cert_path.is_some() && self.scheme != Scheme::Tls {
+            return wrong("CLIENT_CERT_PATH is of no use without TLS (ENABLE_TLS, tls://)".into());
+        }
+        if self.scheme == Scheme::Udp {
+            let asks = [
+                (self.durability.is_some(), "DURABILITY"),
+                (self.replies != Replies::Each, "REPLIES"),
+                (self.auth_token_file.is_some(), "AUTH_TOKEN_FILE"),
+            ];
+            if let Some((_, knob)) = asks.iter().find(|(is_asked, _)| *is_asked) {
+                return wrong(format!("{knob} asks a server, and udp:// has no replies"));
+            }
+        }
+        if !(1..=UDP_DATAGRAM_BYTES_MAX).contains(&self.udp_datagram_bytes) {
+            return wrong(format!(
+                "UDP_DATAGRAM_BYTES {} is not 1 to {UDP_DATAGRAM_BYTES_MAX}",
+                self.udp_datagram_bytes
+            ));
+        }
         if let Some(id) = &self.run_id {
             run_id(id).map_err(|reason| Error::Usage(format!("RUN_ID \"{id}\": {reason}")))?;
         }
@@ -347,18 +470,28 @@ impl Config {
     }
 
     /// What to ask the server for; `None` when its defaults do, so that any NDJSON server works.
-    pub fn hello(&self) -> Option<Hello> {
+    pub fn hello(&self, token: Option<String>) -> Option<Hello> {
         let replies = (self.replies != Replies::Each).then_some(self.replies);
-        let hello = Hello { replies, durability: self.durability, ..Hello::default() };
+        let hello = Hello { replies, durability: self.durability, token, ..Hello::default() };
         (hello != Hello::default()).then_some(hello)
+    }
+
+    /// What TLS needs, where it is spoken.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Error> {
+        let identity = self.client_cert_path.as_deref().zip(self.client_key_path.as_deref());
+        let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+        (self.scheme == Scheme::Tls)
+            .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity))
+            .transpose()
     }
 
     /// `tcp://host:port`.
     pub fn target(&self) -> String {
+        let scheme = self.scheme.as_str();
         if self.server_host.contains(':') {
-            return format!("tcp://[{}]:{}", self.server_host, self.server_port);
+            return format!("{scheme}://[{}]:{}", self.server_host, self.server_port);
         }
-        format!("tcp://{}:{}", self.server_host, self.server_port)
+        format!("{scheme}://{}:{}", self.server_host, self.server_port)
     }
 }
 
@@ -490,8 +623,16 @@ mod tests {
             assert_eq!((&*config.server_host, config.server_port), (host, port), "{target}");
         }
         assert_eq!(parse(&["--endpoint", "tcp://[::1]:1"]).target(), "tcp://[::1]:1");
+        for (arguments, scheme) in [
+            (&["--enable-tls"][..], Scheme::Tls),
+            (&["--enable-tls", "--target", "a:1"], Scheme::Tls),
+            (&["--enable-tls", "--target", "tcp://a:1"], Scheme::Tcp),
+            (&["--target", "udp://a:1"], Scheme::Udp),
+        ] {
+            assert_eq!(parse(arguments).scheme, scheme, "{arguments:?}");
+        }
         for (target, hint) in [
-            ("tls://a:1", "not served by this build yet"),
+            ("kafka://a:1", "not served by this build yet"),
             ("ftp://a:1", "unknown scheme"),
             ("tcp://::1:9000", "brackets"),
             ("tcp://a:b", "not a port"),
@@ -527,10 +668,10 @@ mod tests {
 
     #[test]
     fn a_hello_is_sent_only_for_what_is_not_default() {
-        assert_eq!(parse(&[]).hello(), None);
-        let hello = parse(&["--replies", "range"]).hello().unwrap();
+        assert_eq!(parse(&[]).hello(None), None);
+        let hello = parse(&["--replies", "range"]).hello(None).unwrap();
         assert_eq!((hello.replies, hello.durability), (Some(Replies::Range), None));
-        let hello = parse(&["--durability", "durable"]).hello().unwrap();
+        let hello = parse(&["--durability", "durable"]).hello(None).unwrap();
         assert_eq!((hello.replies, hello.durability), (None, Some(Durability::Durable)));
     }
 

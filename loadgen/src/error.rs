@@ -1,6 +1,7 @@
 //! What keeps a run from happening; what happens within a run is a count.
 
 use std::io;
+use std::path::PathBuf;
 
 use runtime::exit_code;
 
@@ -17,6 +18,16 @@ pub enum Error {
         host: String,
         /// The resolver's reason.
         source: io::Error,
+    },
+    /// A file that the run needs.
+    #[error("cannot use {} ({knob}): {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The knob that names it.
+        knob: &'static str,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The machine does not let us ask for our cpus.
     #[error("cannot read the cpu affinity of this process: {0}")]
@@ -35,7 +46,9 @@ impl Error {
         match self {
             Error::Usage(_) => exit_code::USAGE,
             Error::Resolve { .. } => exit_code::UNREACHABLE,
-            Error::Cpus(_) | Error::Uring(_) | Error::Shards(_) => exit_code::CANNOT_START,
+            Error::Unusable { .. } | Error::Cpus(_) | Error::Uring(_) | Error::Shards(_) => {
+                exit_code::CANNOT_START
+            }
         }
     }
 }

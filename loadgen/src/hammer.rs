@@ -17,14 +17,19 @@ use std::time::Duration;
 
 use proto::hello::{Hello, Welcome};
 
+use self::pack::Packer;
 use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::recorder::{Answer, Moment, Recorder, code};
 use crate::plan::payloads::{Author, Payloads, Stamp};
 use crate::plan::schedule::{Constant, Part};
+use crate::tls::Tls;
 
+mod pack;
 mod replies;
+mod stream;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 /// A protocol. `!Send`: it lives on one shard.
 pub(crate) trait Hammer: Sized + 'static {
@@ -46,6 +51,8 @@ pub(crate) trait Hammer: Sized + 'static {
 pub(crate) struct Target {
     /// Every address that the name resolved to, at least one.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// How to speak TLS, where it is spoken.
+    pub(crate) tls: Option<Tls>,
     /// Sent first where something other than the server's defaults is asked for.
     pub(crate) hello: Option<Hello>,
     /// The address that answered last is tried first.
@@ -76,6 +83,8 @@ pub(crate) enum Broken {
     Stale,
     /// Closed or reset with messages unanswered.
     Reset,
+    /// Nobody listens.
+    Refused,
     /// A reply to nothing, or one that cannot be understood.
     Mismatch,
     /// The server said why it ends the connection.
@@ -86,6 +95,7 @@ impl Broken {
     pub(crate) fn code(&self) -> &str {
         match self {
             Broken::Stale | Broken::Reset => code::RESET,
+            Broken::Refused => code::REFUSED,
             Broken::Mismatch => code::MISMATCH,
             Broken::Fatal(code) => code,
         }
@@ -103,12 +113,21 @@ pub(crate) struct Kit {
     pub(crate) write: RefCell<Vec<u8>>,
     /// The time in the next messages; its date is rendered once a second.
     pub(crate) stamp: RefCell<Stamp>,
+    /// Lines go as they are, not as gzip members.
+    pub(crate) is_plain: bool,
+    /// Makes members of them, unless they go as they are.
+    pub(crate) packer: RefCell<Option<Packer>>,
+    /// Bytes of messages in a datagram.
+    pub(crate) datagram_bytes: usize,
 }
 
 impl Kit {
-    pub(crate) fn new(payloads: Payloads) -> Kit {
+    pub(crate) fn new(payloads: Payloads, compress: bool, datagram_bytes: usize) -> Kit {
         Kit {
             payloads,
+            is_plain: !compress,
+            packer: RefCell::new(compress.then(Packer::new)),
+            datagram_bytes,
             read: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             write: RefCell::default(),
             stamp: RefCell::default(),
@@ -300,6 +319,15 @@ impl<'a> Batch<'a> {
         self.identity.writes.push_back(Write { end: range.end, at_ns: self.write_ns });
     }
 
+    /// All that is written is settled: the protocol knows no reply.
+    pub(crate) fn settle_without_reply(&mut self) {
+        let n = self.unanswered();
+        self.recorder.borrow_mut().unacknowledged(n);
+        settle(&self.claim, self.identity, &mut self.answered, n, |_, _, _| {});
+        self.progress_ns.set(self.write_ns);
+        self.has_progressed = true;
+    }
+
     /// Called just after a read.
     pub(crate) fn after_read(&mut self) {
         self.read_ns = self.clock.now_ns();
@@ -420,7 +448,7 @@ mod tests {
         fn new() -> Rig {
             Rig {
                 clock: Clock::start(),
-                kit: Kit::new(Payloads::new(1, "r")),
+                kit: Kit::new(Payloads::new(1, "r"), false, 1400),
                 recorder: RefCell::default(),
                 identity: Identity::new(3, true),
                 progress_ns: Cell::new(0),

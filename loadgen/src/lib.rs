@@ -9,8 +9,9 @@
 //! main > lib > shard > worker > {dispatch, pool, hammer} > {plan, measure, clock} > proto
 //! ```
 //!
-//! Invariant: `offered = sent + unsent` and `sent = ok + filtered + error + unanswered`, in every
-//! summary, however the run ended.
+//! Invariant: `offered = sent + unsent` and
+//! `sent = ok + filtered + error + unanswered + unacknowledged`, in every summary, however the run
+//! ended.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use runtime::{exit_code, nofile, shards, uring};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::config::Scheme;
+use crate::hammer::tcp::Tcp;
+use crate::hammer::udp::Udp;
 use crate::measure::environment::{Environment, Granted};
 use crate::measure::progress::Series;
 use crate::measure::recorder::Totals;
@@ -35,6 +39,7 @@ use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
 use crate::plan::schedule::Schedule;
 use crate::shard::{News, Orders, Report};
+use crate::tls::Tls;
 
 #[cfg(test)]
 mod allocations;
@@ -47,6 +52,7 @@ pub mod measure;
 pub mod plan;
 mod pool;
 mod shard;
+mod tls;
 mod worker;
 
 pub use config::{Args, Config};
@@ -93,11 +99,13 @@ pub fn run(
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     let config = resolve(config, &cpus);
     let addresses = addresses(&config)?;
+    let tls = config.tls()?;
+    let token = config.auth_token_file.as_ref().map(tls::token).transpose()?;
     uring::probe()?;
     nofile::raise();
 
     let halt = Stop::new();
-    let (orders, news, go) = orders(&config, addresses, &halt);
+    let (orders, news, go) = orders(&config, addresses, tls.as_ref(), token, &halt);
     let plan = shards::Plan {
         name: "loadgen",
         count: config.shards,
@@ -109,7 +117,12 @@ pub fn run(
         io_memory_bytes: IO_MEMORY_BYTES,
     };
     let orders = Arc::new(orders);
-    let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
+    let shards = match config.scheme {
+        Scheme::Tcp | Scheme::Tls => {
+            shards::start(&plan, move |shard| shard::run::<Tcp>(orders[shard].clone()))?
+        }
+        Scheme::Udp => shards::start(&plan, move |shard| shard::run::<Udp>(orders[shard].clone()))?,
+    };
 
     let mut coordinator = Coordinator::new(&config, &halt);
     coordinator.await_ready(&news);
@@ -157,7 +170,13 @@ fn addresses(config: &Config) -> Result<Vec<SocketAddr>, Error> {
 type Channels = (Vec<Orders>, Receiver<News>, async_channel::Sender<Clock>);
 
 /// What each shard is told.
-fn orders(config: &Config, addresses: Vec<SocketAddr>, halt: &Stop) -> Channels {
+fn orders(
+    config: &Config,
+    addresses: Vec<SocketAddr>,
+    tls: Option<&Tls>,
+    token: Option<String>,
+    halt: &Stop,
+) -> Channels {
     let (news, receiver) = sync_channel(NEWS_PER_SHARD * config.shards);
     let (go, ready) = async_channel::bounded(config.shards);
     let schedule = config.schedule();
@@ -170,6 +189,7 @@ fn orders(config: &Config, addresses: Vec<SocketAddr>, halt: &Stop) -> Channels 
     let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
     let run_id = config.run_id.as_deref().expect("resolved");
     let payloads = Payloads::new(config.seed, run_id);
+    let hello = config.hello(token);
     let orders = (0..config.shards)
         .map(|shard| {
             let first: Vec<u64> =
@@ -185,7 +205,10 @@ fn orders(config: &Config, addresses: Vec<SocketAddr>, halt: &Stop) -> Channels 
                 rest: rest.clone(),
                 payloads: payloads.clone(),
                 addresses: addresses.clone(),
-                hello: config.hello(),
+                tls: tls.cloned(),
+                compress: config.compress,
+                datagram_bytes: config.udp_datagram_bytes,
+                hello: hello.clone(),
                 seed: config.seed,
                 reply_timeout: config.reply_timeout_secs,
                 connect_timeout: config.connect_timeout_secs,
@@ -339,7 +362,7 @@ fn sum_up(
         load,
         rate: Rate {
             offered_per_s: per_second(load.offered, offering_ns),
-            achieved_per_s: per_second(load.ok + load.filtered, duration_ns),
+            achieved_per_s: per_second(load.ok + load.filtered + load.unacknowledged, duration_ns),
         },
         latency: LatencySummaries::new(&totals.latencies),
         errors: totals.counts.errors,

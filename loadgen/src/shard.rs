@@ -19,14 +19,14 @@ use runtime::stop::{Cause, Stop};
 
 use crate::clock::{Clock, nanos};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
-use crate::hammer::tcp::Tcp;
-use crate::hammer::{Claim, Kit, Target};
+use crate::hammer::{Claim, Hammer, Kit, Target};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
 use crate::measure::recorder::{Recorder, Totals};
 use crate::plan::payloads::Payloads;
 use crate::plan::schedule::{Bounds, Part, Schedule};
 use crate::pool::{Limits, Pool};
+use crate::tls::Tls;
 use crate::worker::{self, Shop, Watched};
 
 /// The pacer's tick: a message that is due waits at most this long for those behind it, and an
@@ -52,6 +52,9 @@ pub(crate) struct Orders {
     pub(crate) rest: Option<Arc<AtomicU64>>,
     pub(crate) payloads: Payloads,
     pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) compress: bool,
+    pub(crate) datagram_bytes: usize,
     pub(crate) hello: Option<Hello>,
     pub(crate) seed: u64,
     pub(crate) reply_timeout: Duration,
@@ -88,14 +91,14 @@ pub(crate) struct Report {
 }
 
 /// Runs a shard to its end.
-pub(crate) async fn run(orders: Orders) -> Report {
+pub(crate) async fn run<H: Hammer>(orders: Orders) -> Report {
     // An executor's first sleep takes tens of milliseconds; have it behind us.
     sleep(TICK).await;
     // A coordinator that is gone needs no news: it has panicked.
     let _ = orders.news.send(News::Ready);
     let Ok(clock) = orders.go.recv().await else { panic!("the coordinator is gone") };
 
-    let shop = Rc::new(open_shop(&orders, clock));
+    let shop = Rc::new(open_shop::<H>(&orders, clock));
     let workers: Vec<_> = (0..orders.workers)
         .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
         .collect();
@@ -114,7 +117,7 @@ pub(crate) async fn run(orders: Orders) -> Report {
     report
 }
 
-fn open_shop(orders: &Orders, clock: Clock) -> Shop<Tcp> {
+fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
     let supply = match orders.schedule {
         Schedule::Closed => Supply::Closed(Closed::new(
             orders.first.clone(),
@@ -137,6 +140,7 @@ fn open_shop(orders: &Orders, clock: Clock) -> Shop<Tcp> {
     };
     let target = Target {
         addresses: orders.addresses.clone(),
+        tls: orders.tls.clone(),
         hello: orders.hello.clone(),
         preferred: 0.into(),
         welcome: None.into(),
@@ -145,14 +149,14 @@ fn open_shop(orders: &Orders, clock: Clock) -> Shop<Tcp> {
         clock,
         dispatch: Dispatch::new(supply, orders.workers),
         pool: Pool::new(limits, target, clock),
-        kit: Kit::new(orders.payloads.clone()),
+        kit: Kit::new(orders.payloads.clone(), orders.compress, orders.datagram_bytes),
         recorder: RefCell::new(Recorder::default()),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
     }
 }
 
 /// Hands out what is due, as precisely as [`TICK`] allows. Never ends.
-async fn pace(shop: &Shop<Tcp>) {
+async fn pace<H>(shop: &Shop<H>) {
     loop {
         let next =
             std::future::poll_fn(|cx| shop.dispatch.poll_pace(shop.clock.now_ns(), cx.waker()))
@@ -164,9 +168,9 @@ async fn pace(shop: &Shop<Tcp>) {
 }
 
 /// Looks every 100 ms at the second, the deadlines, the target and the coordinator.
-struct Watch<'a> {
+struct Watch<'a, H> {
     orders: &'a Orders,
-    shop: &'a Shop<Tcp>,
+    shop: &'a Shop<H>,
     /// The second that is running.
     second: usize,
     /// A second that the coordinator had no room for; it goes with the next one.
@@ -175,8 +179,8 @@ struct Watch<'a> {
     gives_up_at_ns: Option<u64>,
 }
 
-impl<'a> Watch<'a> {
-    fn new(orders: &'a Orders, shop: &'a Shop<Tcp>) -> Watch<'a> {
+impl<'a, H: Hammer> Watch<'a, H> {
+    fn new(orders: &'a Orders, shop: &'a Shop<H>) -> Watch<'a, H> {
         Watch { orders, shop, second: 0, untold: None, is_target_down: false, gives_up_at_ns: None }
     }
 
@@ -253,14 +257,14 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn close_second(shop: &Shop<Tcp>, at_ns: u64) -> ShardSecond {
+fn close_second<H>(shop: &Shop<H>, at_ns: u64) -> ShardSecond {
     let interval = shop.recorder.borrow_mut().close_interval();
     // In closed loop what is taken up is what is offered.
     let offered = shop.dispatch.due_before(at_ns).unwrap_or(interval.counts.sent);
     ShardSecond { offered, interval }
 }
 
-fn finish(shop: Shop<Tcp>, untold: Option<Box<ShardSecond>>) -> (Report, ShardSecond) {
+fn finish<H: Hammer>(shop: Shop<H>, untold: Option<Box<ShardSecond>>) -> (Report, ShardSecond) {
     let end_ns = shop.clock.now_ns();
     let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
     if let Some(unclaimed) = shop.dispatch.unclaimed() {

@@ -1,4 +1,5 @@
-//! NDJSON over TCP: a line a message, a line a reply, in order.
+//! NDJSON over TCP or TLS: a line a message, a line a reply, in order; with COMPRESS the lines of a
+//! write are one gzip member.
 //!
 //! Owns one stream and the bytes that the socket did not take yet.
 //! Writes and reads in one poll: a server whose replies are not read stops reading, and a client
@@ -18,15 +19,19 @@ use proto::hello::{Hello, Replies, Welcome};
 use proto::reply::{OwnedReply, Status};
 
 use super::replies::{CODE_MISSING, Kind, REPLY_BYTES_MAX, ReplyLines, Run};
+use super::stream::Stream;
 use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
 
 /// Bytes handed to one write: large enough that the system call is a small part of the cost.
 const WRITE_BYTES: usize = 128 * 1024;
+/// Bytes packed into one member: a batch, unless it is huge.
+const MEMBER_BYTES: usize = 1 << 20;
 /// Writes in one poll, so that a huge batch lets others of its shard through.
 const WRITES_PER_POLL: u32 = 8;
+
 /// A connection.
 pub(crate) struct Tcp {
-    stream: TcpStream,
+    stream: Stream,
     /// What the socket did not take of the last write.
     pending: Vec<u8>,
     pending_at: usize,
@@ -50,18 +55,14 @@ impl Hammer for Tcp {
                     target.preferred.set(index);
                     // Refused only by a socket that is broken already; the first hit will see it.
                     let _ = stream.set_nodelay(true);
-                    let mut tcp = Tcp::new(stream);
-                    if let Some(hello) = &target.hello {
-                        let welcome = tcp
-                            .greet(hello)
-                            .or(async {
-                                glommio::timer::sleep(timeout).await;
-                                Err(NoConnection::refused("no answer to the hello in time"))
-                            })
-                            .await?;
-                        target.welcome.replace(Some(welcome));
-                    }
-                    return Ok(tcp);
+                    return begin(target, stream)
+                        .or(async {
+                            glommio::timer::sleep(timeout).await;
+                            Err(NoConnection::refused(
+                                "no handshake, or no answer to the hello, in time",
+                            ))
+                        })
+                        .await;
                 }
                 Err(error) => {
                     last = NoConnection::refused(format!("cannot connect to {address}: {error}"));
@@ -76,8 +77,19 @@ impl Hammer for Tcp {
     }
 }
 
+/// All that comes before the first message.
+async fn begin(target: &Target, socket: TcpStream) -> Result<Tcp, NoConnection> {
+    let stream = Stream::open(socket, target.tls.as_ref()).await.map_err(NoConnection::refused)?;
+    let mut tcp = Tcp::new(stream);
+    if let Some(hello) = &target.hello {
+        let welcome = tcp.greet(hello).await?;
+        target.welcome.replace(Some(welcome));
+    }
+    Ok(tcp)
+}
+
 impl Tcp {
-    fn new(stream: TcpStream) -> Tcp {
+    fn new(stream: Stream) -> Tcp {
         Tcp {
             stream,
             pending: Vec::new(),
@@ -93,6 +105,7 @@ impl Tcp {
         hello.write(&mut line);
         let broken = |error: io::Error| NoConnection::refused(format!("during the hello: {error}"));
         self.stream.write_all(&line).await.map_err(broken)?;
+        self.stream.flush().await.map_err(broken)?;
         let mut answer = Vec::new();
         let mut chunk = [0; 1024];
         while !answer.ends_with(b"\n") {
@@ -165,16 +178,36 @@ impl Tcp {
     /// Writes as much as the socket takes.
     fn write(&mut self, cx: &mut Context<'_>, kit: &Kit, batch: &mut Batch<'_>) {
         let fresh = &mut *kit.write.borrow_mut();
+        let mut packer = kit.packer.borrow_mut();
         for _ in 0..WRITES_PER_POLL {
-            let is_pending = self.pending_at < self.pending.len();
-            if !is_pending {
-                if batch.unencoded() == 0 {
+            // What TLS still holds goes first.
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => {
+                    self.is_write_broken = true;
                     return;
                 }
-                fresh.clear();
-                batch.encode(kit, fresh, WRITE_BYTES);
+                Poll::Pending => return,
             }
-            let bytes = if is_pending { &self.pending[self.pending_at..] } else { &fresh[..] };
+            // `None`: what is pending.
+            let fresh: Option<&[u8]> = if self.pending_at < self.pending.len() {
+                None
+            } else if batch.unencoded() == 0 {
+                return;
+            } else {
+                fresh.clear();
+                match &mut *packer {
+                    None => {
+                        batch.encode(kit, fresh, WRITE_BYTES);
+                        Some(fresh)
+                    }
+                    Some(packer) => {
+                        batch.encode(kit, fresh, MEMBER_BYTES);
+                        Some(packer.pack(fresh))
+                    }
+                }
+            };
+            let bytes = fresh.unwrap_or(&self.pending[self.pending_at..]);
             batch.before_write();
             let n = match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(n)) => n,
@@ -183,7 +216,7 @@ impl Tcp {
                     return;
                 }
                 Poll::Pending => {
-                    if !is_pending {
+                    if let Some(fresh) = fresh {
                         self.keep(fresh);
                     }
                     return;
@@ -195,12 +228,14 @@ impl Tcp {
                 self.pending_at = 0;
                 continue;
             }
-            let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();
-            batch.wrote(ends as u64);
-            if is_pending {
-                self.pending_at += n;
-            } else {
-                self.keep(&fresh[n..]);
+            // The messages of a member are sent when all of it is.
+            if kit.is_plain {
+                let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();
+                batch.wrote(ends as u64);
+            }
+            match fresh {
+                None => self.pending_at += n,
+                Some(fresh) => self.keep(&fresh[n..]),
             }
         }
         cx.waker().wake_by_ref();

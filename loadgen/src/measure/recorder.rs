@@ -4,8 +4,8 @@
 //! nanoseconds with three significant digits, and the counts. Leaves clocks to the caller and
 //! percentiles to [`super::summary`]. Histograms of several shards are added, never averaged.
 //!
-//! Invariant: `sent = ok + filtered + error + unanswered + in_flight`; and every settled message is
-//! in `response` exactly once: answered ones by their value, failed, unanswered and unsent ones
+//! Invariant: `sent = ok + filtered + error + unanswered + unacknowledged + in_flight`; and every settled message is
+//! in `response` exactly once (but for those of a protocol without replies): answered ones by their value, failed, unanswered and unsent ones
 //! *censored*, as "at least t". The recording path takes no lock and allocates nothing.
 
 use std::collections::BTreeMap;
@@ -45,6 +45,8 @@ pub struct Counts {
     pub errors: BTreeMap<String, u64>,
     /// Sent, and not answered when the run gave up waiting.
     pub unanswered: u64,
+    /// Sent over a protocol that has no replies.
+    pub unacknowledged: u64,
     /// Due before the end of the load, and not sent.
     pub unsent: u64,
 }
@@ -57,7 +59,8 @@ impl Counts {
 
     /// Sent and not settled yet.
     pub fn in_flight(&self) -> u64 {
-        let settled = self.ok + self.filtered + self.error() + self.unanswered;
+        let settled =
+            self.ok + self.filtered + self.error() + self.unanswered + self.unacknowledged;
         self.sent.checked_sub(settled).expect("only what was sent is settled")
     }
 
@@ -67,6 +70,7 @@ impl Counts {
         self.ok += other.ok;
         self.filtered += other.filtered;
         self.unanswered += other.unanswered;
+        self.unacknowledged += other.unacknowledged;
         self.unsent += other.unsent;
         for (code, count) in &other.errors {
             add_code(&mut self.errors, code, *count);
@@ -267,6 +271,11 @@ impl Recorder {
     /// `n` messages were not answered when the run gave up; their times follow.
     pub fn unanswered(&mut self, n: u64) {
         self.counts.unanswered += n;
+    }
+
+    /// `n` messages were sent, and no reply to them can come.
+    pub fn unacknowledged(&mut self, n: u64) {
+        self.counts.unacknowledged += n;
     }
 
     /// `n` messages were not sent before the load ended; their times follow.

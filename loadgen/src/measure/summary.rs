@@ -76,7 +76,8 @@ pub struct Tool {
     pub version: String,
 }
 
-/// Counts of messages: `offered = sent + unsent`, `sent = ok + filtered + error + unanswered`.
+/// Counts of messages: `offered = sent + unsent`,
+/// `sent = ok + filtered + error + unanswered + unacknowledged`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Due within the run.
@@ -91,6 +92,9 @@ pub struct Load {
     pub error: u64,
     /// Sent, and not answered up to the end.
     pub unanswered: u64,
+    /// Sent over a protocol that has no replies (UDP): what became of them is not known here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unacknowledged: u64,
     /// Due, and not sent.
     pub unsent: u64,
 }
@@ -99,7 +103,7 @@ impl Load {
     /// The counts of a run that is over.
     pub fn new(counts: &Counts) -> Load {
         assert_eq!(counts.in_flight(), 0, "a run is over when everything is settled");
-        let Counts { sent, ok, filtered, errors: _, unanswered, unsent } = *counts;
+        let Counts { sent, ok, filtered, errors: _, unanswered, unacknowledged, unsent } = *counts;
         Load {
             offered: sent + unsent,
             sent,
@@ -107,6 +111,7 @@ impl Load {
             filtered,
             error: counts.error(),
             unanswered,
+            unacknowledged,
             unsent,
         }
     }
@@ -115,6 +120,11 @@ impl Load {
     pub fn error_rate(&self) -> f64 {
         share(self.error + self.unanswered + self.unsent, self.offered)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// `part / whole`, and 0 of nothing.
@@ -127,7 +137,7 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
 pub struct Rate {
     /// Offered, over the time in which load was offered.
     pub offered_per_s: f64,
-    /// Answered `ok` or `filtered`, over the run's duration.
+    /// Answered `ok` or `filtered` (or sent, where nothing is answered), over the run's duration.
     pub achieved_per_s: f64,
 }
 
@@ -329,17 +339,30 @@ impl Summary {
     }
 
     fn write_text(&self, out: &mut String) -> fmt::Result {
-        let Load { offered, sent, ok, filtered, error, unanswered, unsent } = self.load;
-        writeln!(
-            out,
-            "{}: {} of {} messages ok in {}, {} a second, response p99 {}",
-            self.verdict,
-            thousands(ok),
-            thousands(offered),
-            time(self.duration_ns),
-            rate(self.rate.achieved_per_s),
-            self.latency.response.cell("p99_ns", self.latency.response.p99_ns),
-        )?;
+        let Load { offered, sent, ok, filtered, error, unanswered, unacknowledged, unsent } =
+            self.load;
+        if unacknowledged > 0 {
+            writeln!(
+                out,
+                "{}: {} of {} messages sent in {}, {} a second; UDP has no replies: how many arrived, only the target knows",
+                self.verdict,
+                thousands(unacknowledged),
+                thousands(offered),
+                time(self.duration_ns),
+                rate(self.rate.achieved_per_s),
+            )?;
+        } else {
+            writeln!(
+                out,
+                "{}: {} of {} messages ok in {}, {} a second, response p99 {}",
+                self.verdict,
+                thousands(ok),
+                thousands(offered),
+                time(self.duration_ns),
+                rate(self.rate.achieved_per_s),
+                self.latency.response.cell("p99_ns", self.latency.response.p99_ns),
+            )?;
+        }
         writeln!(out)?;
         let row = |out: &mut String, cells: [&str; 8]| {
             let [name, rest @ ..] = cells;

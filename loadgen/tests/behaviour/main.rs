@@ -8,4 +8,5 @@
 mod load;
 mod server;
 mod tool;
+mod transport;
 mod trouble;

@@ -205,7 +205,7 @@ fn usage_errors_name_the_knob_and_exit_with_2() {
         (&["--concurrency", "0"][..], "CONCURRENCY 0"),
         (&["--batch-size", "x"], "BATCH_SIZE"),
         (&["-n", "0", "-z", "0"], "DURATION_SECS"),
-        (&["--target", "tls://localhost:9000"], "not served by this build yet"),
+        (&["--target", "kafka://localhost:9000"], "not served by this build yet"),
         (&["--no-such-knob"], "--no-such-knob"),
     ] {
         let output = command(args).output().unwrap();

@@ -1,0 +1,97 @@
+//! The bytes of a connection: plain TCP, or TLS over it.
+//!
+//! Owns the handshake, whose time is part of the connection's. Invariant: bytes that a write took
+//! may wait in TLS's own buffer; they are on their way only after a flush.
+
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use futures_rustls::TlsConnector;
+use futures_rustls::client::TlsStream;
+use glommio::net::TcpStream;
+
+use crate::tls::Tls;
+
+/// See the module.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    /// Boxed: a plain connection must not pay for its size.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Shakes hands where TLS is asked for.
+    ///
+    /// # Errors
+    /// Why there is no session, in words for people.
+    pub(super) async fn open(socket: TcpStream, tls: Option<&Tls>) -> Result<Stream, String> {
+        let Some(Tls { client, name }) = tls else { return Ok(Stream::Plain(socket)) };
+        let connector = TlsConnector::from(client.clone());
+        match Box::pin(connector.connect(name.clone(), socket)).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(error) => Err(why(&error)),
+        }
+    }
+}
+
+/// What a failed handshake means for whoever reads it.
+fn why(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("TLS handshake: the target does not seem to speak TLS ({error})")
+        }
+        Some(rustls::Error::InvalidCertificate(reason)) => {
+            format!("TLS handshake: the target's certificate is not accepted: {reason:?}")
+        }
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("TLS handshake: the target refuses: {alert:?}")
+        }
+        _ if error.kind() == ErrorKind::UnexpectedEof => {
+            "TLS handshake: the target closed the connection".to_owned()
+        }
+        _ => format!("TLS handshake: {error}"),
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_close(cx),
+        }
+    }
+}

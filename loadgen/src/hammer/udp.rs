@@ -1,0 +1,86 @@
+//! NDJSON in UDP datagrams: sent, and never answered.
+//!
+//! Owns one connected socket. A datagram holds as many whole messages as fit; with COMPRESS it is
+//! one gzip member. There is no acknowledgement, so a message is settled when the kernel took it,
+//! and counts as neither `ok` nor an error; that nobody listens shows as `refused` at a later send.
+//! Invariant: no message is split over datagrams.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use glommio::timer::sleep;
+
+use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
+
+/// While the kernel has no room for another datagram.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Datagrams between looks at whether others of the shard have to go on.
+const DATAGRAMS_PER_TURN: u32 = 64;
+
+/// See the module.
+pub(crate) struct Udp {
+    socket: UdpSocket,
+}
+
+impl Hammer for Udp {
+    async fn connect(target: &Target, _timeout: Duration) -> Result<Udp, NoConnection> {
+        let address = target.addresses[0];
+        let open = || -> io::Result<UdpSocket> {
+            let any: SocketAddr = match address {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(address)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        match open() {
+            Ok(socket) => Ok(Udp { socket }),
+            Err(error) => {
+                Err(NoConnection::refused(format!("no socket for udp://{address}: {error}")))
+            }
+        }
+    }
+
+    async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
+        let mut datagrams = 0;
+        while batch.unencoded() > 0 {
+            {
+                let fresh = &mut *kit.write.borrow_mut();
+                fresh.clear();
+                batch.encode(kit, fresh, kit.datagram_bytes);
+            }
+            loop {
+                batch.before_write();
+                match self.send(kit) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(PAUSE).await,
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                        return Err(Broken::Refused);
+                    }
+                    Err(_) => return Err(Broken::Reset),
+                }
+            }
+            batch.wrote(batch.unwritten());
+            batch.settle_without_reply();
+            datagrams += 1;
+            if datagrams % DATAGRAMS_PER_TURN == 0 {
+                glommio::executor().yield_if_needed().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Udp {
+    fn send(&self, kit: &Kit) -> io::Result<()> {
+        let fresh = kit.write.borrow();
+        match &mut *kit.packer.borrow_mut() {
+            Some(packer) => self.socket.send(packer.pack(&fresh)),
+            None => self.socket.send(&fresh),
+        }
+        .map(drop)
+    }
+}
