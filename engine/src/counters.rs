@@ -100,8 +100,18 @@ counters! {
     UdpDropped => "udp_dropped",
     /// Datagrams that the kernel dropped because the socket's buffer was full.
     UdpDroppedByKernel => "udp_dropped_by_kernel",
-    /// Turns of a task that held the shard longer than 10 ms.
-    Stalls => "stalls",
+    /// Turns of a task that held the shard longer than 10 ms, by the kind of task.
+    StallsConnection => "stalls_connection",
+    /// Turns of the listener that held the shard longer than 10 ms.
+    StallsListener => "stalls_listener",
+    /// Turns of the flusher that held the shard longer than 10 ms.
+    StallsFlusher => "stalls_flusher",
+    /// Turns of the keeper that held the shard longer than 10 ms.
+    StallsKeeper => "stalls_keeper",
+    /// Turns of the taker of datagrams that held the shard longer than 10 ms.
+    StallsDatagrams => "stalls_datagrams",
+    /// Bytes that connections hold of MEMORY_BYTES_MAX.
+    MemoryHeld => "memory_held",
 }
 
 /// The numbers of one shard; only that shard writes them.
@@ -121,6 +131,11 @@ impl Counters {
     pub fn add(&self, counter: Counter, amount: u64) {
         let cell = &self.cells[counter as usize];
         cell.set(cell.get() + amount);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, counter: Counter, value: u64) {
+        self.cells[counter as usize].set(value);
     }
 
     /// Takes `amount` from a gauge.

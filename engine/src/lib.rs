@@ -124,12 +124,11 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         notes.push("this kernel has no COOP_TASKRUN: each message costs more (Linux 5.19)".into());
     }
     notes.extend(udp.as_ref().and_then(|udp| udp.note.clone()));
-    status.recovered(&notes);
-
     let space = match &log_dir {
         Some(_) => Space::watch(&config.log_dir, config.disk_free_bytes_min, stop.clone())?,
         None => Arc::default(),
     };
+    status.recovered(&notes, &space);
     let (balance, ends) =
         Balance::new(count, config.connections_max, config.connections_per_ip_max);
     let balance = Arc::new(balance);
@@ -400,7 +399,14 @@ fn keep_house(config: &Config, active: Vec<Arc<AtomicU64>>, stop: Stop) -> Resul
         .spawn(move || {
             while !stop.is_requested() {
                 std::thread::sleep(HOUSEKEEPING);
-                retention::enforce(&log_dir, bytes_max, &active);
+                let removed = retention::enforce(&log_dir, bytes_max, &active);
+                for trouble in &removed.troubles {
+                    warn!("{trouble}");
+                }
+                if removed.segments > 0 {
+                    let (segments, bytes) = (removed.segments, removed.bytes);
+                    info!(segments, bytes, "old segments are removed (RETAIN_BYTES_MAX)");
+                }
             }
         })
         .map(drop)

@@ -19,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::counters::Counter;
+use crate::space::Space;
 use crate::status::{Process, Status, connections};
 
 /// Settings that explain numbers, and so are shown beside them.
@@ -115,19 +116,36 @@ fn classic(text: &str) -> String {
     out
 }
 
-/// The family of a counter: its name without prefix, unit and `_total`.
-fn family(counter: Counter) -> (&'static str, Option<Unit>, MetricType) {
-    let (counts, stands) = (MetricType::Counter, MetricType::Gauge);
+/// Where a counter of a shard is shown.
+struct Place {
+    /// The name of its family without prefix, unit and `_total`.
+    stem: &'static str,
+    unit: Option<Unit>,
+    kind: MetricType,
+    /// Which of the family's it is, where it shares one.
+    task: Option<&'static str>,
+}
+
+fn place(counter: Counter) -> Place {
+    let counts = |stem| Place { stem, unit: None, kind: MetricType::Counter, task: None };
+    let stands = |stem| Place { kind: MetricType::Gauge, ..counts(stem) };
+    let stalls = |task| Place { task: Some(task), ..counts("stalls") };
     match counter {
-        Counter::Received => ("messages_received", None, counts),
-        Counter::Ok => ("messages_ok", None, counts),
-        Counter::Filtered => ("messages_filtered", None, counts),
-        Counter::Error => ("messages_error", None, counts),
-        Counter::InFlight => ("messages_in_flight", None, stands),
-        Counter::BytesRead => ("read", Some(Unit::Bytes), counts),
-        Counter::BytesInflated => ("inflated", Some(Unit::Bytes), counts),
-        Counter::BreakersOpen | Counter::StorageDead => (counter.name(), None, stands),
-        _ => (counter.name(), None, counts),
+        Counter::Received => counts("messages_received"),
+        Counter::Ok => counts("messages_ok"),
+        Counter::Filtered => counts("messages_filtered"),
+        Counter::Error => counts("messages_error"),
+        Counter::InFlight => stands("messages_in_flight"),
+        Counter::BytesRead => Place { unit: Some(Unit::Bytes), ..counts("read") },
+        Counter::BytesInflated => Place { unit: Some(Unit::Bytes), ..counts("inflated") },
+        Counter::MemoryHeld => Place { unit: Some(Unit::Bytes), ..stands("memory_held") },
+        Counter::BreakersOpen | Counter::StorageDead => stands(counter.name()),
+        Counter::StallsConnection => stalls("connection"),
+        Counter::StallsListener => stalls("listener"),
+        Counter::StallsFlusher => stalls("flusher"),
+        Counter::StallsKeeper => stalls("keeper"),
+        Counter::StallsDatagrams => stalls("datagrams"),
+        _ => counts(counter.name()),
     }
 }
 
@@ -152,16 +170,20 @@ impl Collector for Scrape {
 impl Scrape {
     fn shards(&self, families: &mut Families<'_>) -> fmt::Result {
         let shards = self.status.snapshots();
-        for &counter in Counter::ALL {
-            let (stem, unit, kind) = family(counter);
-            let name = format!("logboom_engine_{stem}");
+        // Those of one family stand side by side; the first one's help is the family's.
+        for counters in Counter::ALL.chunk_by(|&one, &next| place(one).stem == place(next).stem) {
+            let Place { stem, unit, kind, .. } = place(counters[0]);
+            let (name, help) = (format!("logboom_engine_{stem}"), counters[0].help());
             let mut family =
-                families.encoder.encode_descriptor(&name, counter.help(), unit.as_ref(), kind)?;
-            for (shard, snapshot) in shards.iter().enumerate() {
-                let (labels, value) = ([("shard", shard.to_string())], snapshot.get(counter));
-                match kind {
-                    MetricType::Gauge => gauge(&mut family, &labels, value)?,
-                    _ => count(&mut family, &labels, value)?,
+                families.encoder.encode_descriptor(&name, help, unit.as_ref(), kind)?;
+            for &counter in counters {
+                for (shard, snapshot) in shards.iter().enumerate() {
+                    let mut labels = vec![("shard", shard.to_string())];
+                    labels.extend(place(counter).task.map(|task| ("task", task.to_owned())));
+                    match kind {
+                        MetricType::Gauge => gauge(&mut family, &labels, snapshot.get(counter))?,
+                        _ => count(&mut family, &labels, snapshot.get(counter))?,
+                    }
                 }
             }
         }
@@ -180,7 +202,7 @@ impl Scrape {
         let uptime = status.uptime_secs();
         let seconds = Some(Unit::Seconds);
         families.single("logboom_engine_uptime", "Time since the start.", seconds, uptime)?;
-        if let Some((free, _)) = status.disk_bytes() {
+        if let Some(free) = status.free_bytes() {
             let help = "Free on the file system of LOG_DIR.";
             families.single("logboom_engine_log_dir_free", help, Some(Unit::Bytes), free)?;
         }
@@ -266,7 +288,9 @@ impl Families<'_> {
 /// Every metric as a table for people: name, type and meaning.
 pub fn table() -> String {
     let mut table = "| metric | type | meaning |\n|---|---|---|\n".to_owned();
-    let text = Metrics::new(Arc::new(Status::specimen())).text(Format::Classic);
+    let status = Status::specimen();
+    status.recovered(&[], &Arc::new(Space::seen(0)));
+    let text = Metrics::new(Arc::new(status)).text(Format::Classic);
     let mut meaning = "";
     for line in text.lines() {
         if let Some((_, help)) = line.strip_prefix("# HELP ").and_then(|told| told.split_once(' '))

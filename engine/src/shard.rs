@@ -191,6 +191,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
     intake.close();
     let storage = flusher.await;
     keeper.cancel().await;
+    shard.counters.set(Counter::MemoryHeld, shard.memory_held.get() as u64);
     let snapshot = shard.counters.snapshot();
     assert!(snapshot.is_balanced(), "a message is in no state, or in two: {snapshot:?}");
     shard.counters.publish(&ties.published);
@@ -204,6 +205,7 @@ async fn keep(shard: Rc<Shard>, published: Arc<Published>, space: Arc<Space>) {
         sleep(TICK).await;
         let now = Instant::now();
         shard.intake.tick(space.free_bytes(), now);
+        shard.counters.set(Counter::MemoryHeld, shard.memory_held.get() as u64);
         shard.counters.publish(&published);
         shard.registry.kill_late(now, &shard.settings.patience);
         if shard.is_short_of_memory() {

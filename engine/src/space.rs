@@ -57,6 +57,16 @@ impl Space {
         Ok(space)
     }
 
+    /// As if the last look had seen so much.
+    pub(crate) fn seen(free_bytes: u64) -> Space {
+        Space { free_bytes: AtomicU64::new(free_bytes) }
+    }
+
+    /// What the last look has seen, if anything.
+    pub(crate) fn look(&self) -> Option<u64> {
+        Some(self.free_bytes()).filter(|&free_bytes| free_bytes != UNKNOWN)
+    }
+
     /// Bytes that the engine may still write there; the largest number if nobody knows.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)

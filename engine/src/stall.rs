@@ -37,6 +37,18 @@ pub(crate) enum Task {
     Keeper,
 }
 
+impl Task {
+    fn stalls(self) -> Counter {
+        match self {
+            Task::Listener | Task::Arrivals => Counter::StallsListener,
+            Task::Connection(_) | Task::Refusal => Counter::StallsConnection,
+            Task::Flusher => Counter::StallsFlusher,
+            Task::Keeper => Counter::StallsKeeper,
+            Task::Datagrams => Counter::StallsDatagrams,
+        }
+    }
+}
+
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,7 +95,7 @@ impl<F: Future> Future for Watched<F> {
 impl<F> Watched<F> {
     #[cold]
     fn tell(&self, held: Duration) {
-        self.counters.add(Counter::Stalls, 1);
+        self.counters.add(self.task.stalls(), 1);
         let (shard, held_ms) = (self.shard, held.as_millis());
         warn!(shard, task = %self.task, held_ms, "a turn held its shard for too long");
     }
@@ -109,7 +121,7 @@ mod tests {
             block_on(watched(task, 3, &counters, work));
         });
         let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-        (counters.get(Counter::Stalls), said)
+        (counters.get(task.stalls()), said)
     }
 
     #[test]

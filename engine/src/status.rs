@@ -1,8 +1,8 @@
 //! What the outside may know of a running engine.
 //!
-//! Gathers what the shards published, what the system says of the process and the disk, and whether
-//! the engine is ready. Invariant: nothing here makes a shard wait; a shard's numbers are read from
-//! its published snapshot only.
+//! Gathers what the shards published, what the system says of the process, and whether the engine is
+//! ready. Invariant: nothing here makes a shard wait (its numbers are read from its published
+//! snapshot only) or waits for a disk.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, Knob};
 use crate::counters::{Counter, Published, Snapshot};
+use crate::space::Space;
 
 /// A running engine as seen from outside.
 #[derive(Debug)]
@@ -32,7 +33,14 @@ pub(crate) struct Status {
     published: Vec<Arc<Published>>,
     stop: Stop,
     /// Set once LOG_DIR is recovered.
-    notes: OnceLock<Vec<String>>,
+    recovered: OnceLock<Recovered>,
+}
+
+/// What is known once LOG_DIR is in order.
+#[derive(Debug)]
+struct Recovered {
+    notes: Vec<String>,
+    space: Arc<Space>,
 }
 
 impl Status {
@@ -53,7 +61,7 @@ impl Status {
             knobs: config.knobs.clone(),
             published: published.to_vec(),
             stop: stop.clone(),
-            notes: OnceLock::new(),
+            recovered: OnceLock::new(),
         }
     }
 
@@ -68,7 +76,7 @@ impl Status {
             knobs: Vec::new(),
             published: vec![Arc::default()],
             stop: Stop::new(),
-            notes: OnceLock::new(),
+            recovered: OnceLock::new(),
         }
     }
 
@@ -78,9 +86,9 @@ impl Status {
         knob.and_then(|knob| knob.value.clone()).unwrap_or_default()
     }
 
-    /// LOG_DIR is in order; `notes` say what had to be done for it.
-    pub(crate) fn recovered(&self, notes: &[String]) {
-        let _ = self.notes.set(notes.to_vec());
+    /// LOG_DIR is in order; `notes` say what had to be done for it, `space` what is free there.
+    pub(crate) fn recovered(&self, notes: &[String], space: &Arc<Space>) {
+        let _ = self.recovered.set(Recovered { notes: notes.to_vec(), space: Arc::clone(space) });
     }
 
     /// The numbers of each shard, as published last.
@@ -91,7 +99,7 @@ impl Status {
     /// Why the engine should be sent nothing now; nothing when it is ready.
     pub(crate) fn hindrances(&self) -> Vec<String> {
         let mut hindrances = Vec::new();
-        if self.notes.get().is_none() {
+        if self.recovered.get().is_none() {
             hindrances.push("starting: LOG_DIR is being recovered".to_owned());
         } else if !self.published.iter().all(|published| published.has_begun()) {
             hindrances.push("starting: not all shards serve yet".to_owned());
@@ -115,10 +123,9 @@ impl Status {
         self.began.elapsed().as_secs_f64()
     }
 
-    /// Bytes that are free for others than root on the file system of LOG_DIR, and all it has.
-    pub(crate) fn disk_bytes(&self) -> Option<(u64, u64)> {
-        let disk = rustix::fs::statvfs(self.log_dir.as_deref()?).ok()?;
-        Some((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+    /// Bytes that are free on the file system of LOG_DIR, as last looked up.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.recovered.get()?.space.look()
     }
 
     /// All of it as one JSON object.
@@ -148,10 +155,9 @@ impl Status {
             "address": self.address.to_string(),
             "durability": self.durability,
             "log_dir": self.log_dir.as_ref().map(|path| {
-                let (free, size) = self.disk_bytes().unzip();
-                serde_json::json!({ "path": path, "free_bytes": free, "size_bytes": size })
+                serde_json::json!({ "path": path, "free_bytes": self.free_bytes() })
             }),
-            "notes": self.notes.get(),
+            "notes": self.recovered.get().map(|recovered| &recovered.notes),
             "connections": connections(&totals),
             "totals": totals.to_json(),
             "shards": shards,
@@ -240,7 +246,7 @@ mod tests {
         let status = Status::specimen();
         let why = |status: &Status| status.hindrances().join("; ");
         assert_eq!(why(&status), "starting: LOG_DIR is being recovered");
-        status.recovered(&[]);
+        status.recovered(&[], &Arc::default());
         assert_eq!(why(&status), "starting: not all shards serve yet");
         let counters = Counters::default();
         let publish = |status: &Status| counters.publish(&status.published[0]);

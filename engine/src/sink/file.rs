@@ -309,6 +309,7 @@ impl<D: Disk> FileSink<D> {
         (self.written, self.synced) = (0, 0);
         self.tail.clear();
         self.active.store(self.number, Ordering::Release);
+        tracing::debug!(path = %self.path_of(self.number).display(), "a segment begins");
         // Its contents are safe; a failing close tells nothing that the sync has not told.
         let _ = self.disk.close(old).await;
         Ok(())

@@ -1,6 +1,6 @@
 //! The admin listener: what it says, while the engine works and while clients misbehave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -175,13 +175,16 @@ fn of_shard(families: &BTreeMap<String, Family>, name: &str, shard: usize) -> f6
 fn every_counter_of_every_shard_is_a_metric_with_help_and_type() {
     let engine = Engine::start(&[("SHARDS", "2")]);
     let families = scrape(engine.admin());
-    let of_shards: BTreeSet<&str> = families
-        .iter()
-        .filter(|(_, family)| family.samples.keys().eq([r#"shard="0""#, r#"shard="1""#]))
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let of_shard = |shard: usize| {
+        let label = format!(r#"shard="{shard}""#);
+        let samples = families.values().flat_map(|family| family.samples.keys());
+        samples.filter(|labels| labels.starts_with(&label)).count()
+    };
     // Each counter, and the connections that are open.
-    assert_eq!(of_shards.len(), engine::counters::Counter::ALL.len() + 1, "{of_shards:?}");
+    let all = engine::counters::Counter::ALL.len() + 1;
+    assert_eq!([of_shard(0), of_shard(1)], [all; 2]);
+    let stalls = &families["logboom_engine_stalls_total"].samples;
+    assert!(stalls.contains_key(r#"shard="1",task="flusher""#), "{stalls:?}");
     for name in families.keys() {
         assert!(name.starts_with("logboom_engine_") || name.starts_with("process_"), "{name}");
     }
