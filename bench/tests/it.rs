@@ -8,4 +8,5 @@ mod it {
     mod support;
     mod targets;
     mod tiers;
+    mod transports;
 }
