@@ -239,7 +239,7 @@ fn try_rings(
 
 async fn try_direct(path: &Path) -> Direct {
     let disk = RealDisk::default();
-    let file = match disk.create(path, 0).await {
+    let file = match disk.create(path).await {
         Ok(file) => file,
         Err(error) => return Direct::Refused(error.to_string()),
     };

@@ -124,7 +124,9 @@ impl<D: Disk> Flusher<D> {
                 Outcome::Stored
             }
             Err(error) => {
-                self.give_up(error.to_string());
+                if error.is_final {
+                    self.give_up(error.to_string());
+                }
                 Outcome::Failed
             }
         };

@@ -33,6 +33,8 @@ pub struct Staged<B> {
     pub buf: B,
     pub head: usize,
     pub len: usize,
+    /// How many lines these are.
+    pub lines: u64,
 }
 
 impl<B> Staged<B> {
@@ -94,15 +96,16 @@ impl WriteError {
     pub fn is_final(&self) -> bool {
         match self {
             WriteError::Disk { .. } => false,
-            WriteError::Sync(_) => true,
+            WriteError::Sync(error) => error.is_final,
         }
     }
 }
 
-/// A sync failed. What was written before it may be gone although a later sync would succeed, so
-/// this is final: the sink refuses everything after it.
+/// What was written is not durable. Where a sync failed it may be gone although a later sync would
+/// succeed, so that is final: the sink refuses everything after it. Where somebody removed the
+/// segment, the next one is another file, and the sink goes on.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot sync {}: {reason}; it takes nothing more", path.display())]
+#[error("cannot sync {}: {reason}{}", path.display(), if *is_final { "; it takes nothing more" } else { "" })]
 pub struct SyncError {
     /// The segment.
     pub path: PathBuf,
@@ -110,6 +113,8 @@ pub struct SyncError {
     pub kind: io::ErrorKind,
     /// The system's reason, in words.
     pub reason: String,
+    /// Whether every write and sync after it fails, too.
+    pub is_final: bool,
 }
 
 /// Where a shard's batches go.
@@ -153,7 +158,8 @@ impl<D: Disk> Sink<D> {
     /// Syncs all that is written; afterwards `synced` equals `written`.
     ///
     /// # Errors
-    /// Final: every write and sync after it fails, too.
+    /// Nothing that is not synced yet ever will be. If it is final, every write and sync after it
+    /// fails, too.
     pub async fn sync(&mut self) -> Result<(), SyncError> {
         match self {
             Sink::File(sink) => sink.sync().await,

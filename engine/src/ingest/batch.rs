@@ -121,7 +121,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Batch<B> {
     pub fn take(&mut self, next: B) -> Taken<B> {
         assert!(next.as_ref().len() >= self.limits.bytes_max, "every buffer has the same size");
         let buf = std::mem::replace(&mut self.buf, next);
-        let staged = Staged { buf, head: self.head, len: self.len };
+        let staged = Staged { buf, head: self.head, len: self.len, lines: self.lines };
         let head = staged.next_head();
         let taken = Taken {
             staged,
@@ -176,7 +176,7 @@ mod tests {
                     offered.push(b'\n');
                 }
             }
-            let Staged { buf, head, len } = batch.take(vec![0; 4 * BLOCK]).staged;
+            let Staged { buf, head, len, .. } = batch.take(vec![0; 4 * BLOCK]).staged;
             assert_eq!(head, written.len() % BLOCK);
             written.extend_from_slice(&buf[head..len]);
         }

@@ -12,9 +12,13 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Not;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
+use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory, DmaBuffer, DmaFile, OpenOptions};
 
 /// Segments are for the operator and his group.
@@ -31,9 +35,12 @@ pub trait Disk: Clone + fmt::Debug + 'static {
     /// A buffer of at least `bytes`, with arbitrary contents.
     fn alloc(&self, bytes: usize) -> Self::Buf;
 
-    /// Creates a file that did not exist (mode [`FILE_MODE`]) and reserves space for it without
-    /// changing its size, where the disk can.
-    async fn create(&self, path: &Path, reserve_bytes: u64) -> io::Result<Self::File>;
+    /// Creates a file that did not exist (mode [`FILE_MODE`]).
+    async fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Whether the file still has a name: once it has none, all of it goes with its last
+    /// descriptor.
+    fn is_linked(&self, file: &Self::File) -> bool;
 
     /// Ends the filling of a buffer: its first `bytes` will be written. For good, because a
     /// glommio buffer can only be shortened.
@@ -63,6 +70,17 @@ pub trait Disk: Clone + fmt::Debug + 'static {
     /// Makes creations and removals in a directory durable.
     async fn sync_directory(&self, path: &Path) -> io::Result<()>;
 
+    /// Writes all of `bytes` at `offset` of a file that is not open, and makes it and its name
+    /// durable if asked; at offset 0 the file is begun anew. For what is small, rare and can be done without.
+    async fn put(&self, path: &Path, offset: u64, bytes: Vec<u8>, durably: bool) -> io::Result<()>;
+
+    /// Lets time pass.
+    async fn sleep(&self, time: Duration);
+
+    /// Runs `work`, which may block, where it holds up nobody.
+    async fn run_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static)
+    -> T;
+
     /// Runs `work` beside the caller.
     fn spawn(&self, work: impl Future<Output = ()> + 'static);
 
@@ -81,11 +99,26 @@ pub struct RealDisk {
 
 /// A file of the machine's disk.
 #[derive(Debug)]
-pub enum RealFile {
+pub struct RealFile {
+    way: Way,
+    /// The same file by a descriptor of the standard library's kind.
+    anchor: OwnedFd,
+}
+
+#[derive(Debug)]
+enum Way {
     /// Past the page cache.
     Direct(DmaFile),
     /// Through the page cache; glommio hands each write to a kernel worker, which costs.
     Buffered(BufferedFile),
+}
+
+/// The system's own error: glommio's words name a path that means nothing to the reader.
+fn plain(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
 }
 
 impl Disk for RealDisk {
@@ -96,42 +129,43 @@ impl Disk for RealDisk {
         glommio::allocate_dma_buffer(bytes)
     }
 
-    async fn create(&self, path: &Path, reserve_bytes: u64) -> io::Result<RealFile> {
-        // Write-only on purpose: glommio probes a readable file for polled I/O, and where it finds
-        // that, its executor spins while a write is in flight.
+    async fn create(&self, path: &Path) -> io::Result<RealFile> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(FILE_MODE);
-        let direct = match self.refusal.get() {
-            None => options.dma_open(path).await.map(Some).or_else(|error| {
-                let error = io::Error::from(error);
-                if error.kind() != io::ErrorKind::InvalidInput {
-                    return Err(error);
-                }
-                // The file exists by now: O_DIRECT is only set on it afterwards.
-                options.create_new(false);
+        let buffered = options.buffered_open(path).await.map_err(plain)?;
+        let anchor = runtime::descriptor::dup(&buffered)?;
+        if self.refusal.get().is_some() {
+            return Ok(RealFile { way: Way::Buffered(buffered), anchor });
+        }
+        // glommio panics when the path that it opens for direct I/O vanishes meanwhile; this one
+        // cannot. Write-only on purpose: glommio probes a readable file for polled I/O, and where
+        // it finds that, its executor spins while a write is in flight.
+        let itself = format!("/proc/self/fd/{}", anchor.as_raw_fd());
+        match OpenOptions::new().write(true).dma_open(&itself).await.map_err(plain) {
+            Ok(direct) => {
+                buffered.close().await.map_err(plain)?;
+                Ok(RealFile { way: Way::Direct(direct), anchor })
+            }
+            Err(error) => {
+                let why = match error.kind() {
+                    io::ErrorKind::InvalidInput => "its file system refuses direct I/O".to_owned(),
+                    io::ErrorKind::NotFound => "direct I/O needs /proc".to_owned(),
+                    _ => return Err(error),
+                };
                 self.refusal.get_or_init(|| {
                     format!(
-                        "the file system of {} (LOG_DIR) refuses direct I/O: writes go through \
-                         the page cache and cost more",
+                        "{} (LOG_DIR): {why}: writes go through the page cache and cost more",
                         path.display()
                     )
                 });
-                Ok(None)
-            })?,
-            Some(_) => None,
-        };
-        let file = match direct {
-            Some(file) => RealFile::Direct(file),
-            None => RealFile::Buffered(options.buffered_open(path).await?),
-        };
-        if reserve_bytes > 0 && !is_in_memory(path) {
-            // A refusal costs only speed.
-            let _ = match &file {
-                RealFile::Direct(file) => file.pre_allocate(reserve_bytes, true).await,
-                RealFile::Buffered(file) => file.pre_allocate(reserve_bytes, true).await,
-            };
+                Ok(RealFile { way: Way::Buffered(buffered), anchor })
+            }
         }
-        Ok(file)
+    }
+
+    fn is_linked(&self, file: &RealFile) -> bool {
+        // What cannot be asked is taken for granted.
+        rustix::fs::fstat(&file.anchor).is_ok_and(|stat| stat.st_nlink == 0).not()
     }
 
     fn seal(&self, mut buf: DmaBuffer, bytes: usize) -> Rc<DmaBuffer> {
@@ -145,45 +179,75 @@ impl Disk for RealDisk {
         buf: Rc<DmaBuffer>,
         offset: u64,
     ) -> io::Result<usize> {
-        match file {
-            RealFile::Direct(file) => Ok(file.write_rc_at(buf, offset).await?),
-            RealFile::Buffered(file) => Ok(file.write_at(buf.as_bytes().to_vec(), offset).await?),
+        match &file.way {
+            Way::Direct(file) => file.write_rc_at(buf, offset).await,
+            Way::Buffered(file) => file.write_at(buf.as_bytes().to_vec(), offset).await,
         }
+        .map_err(plain)
     }
 
     async fn sync(&self, file: &RealFile) -> io::Result<()> {
-        match file {
-            RealFile::Direct(file) => file.fdatasync().await?,
-            RealFile::Buffered(file) => file.fdatasync().await?,
+        match &file.way {
+            Way::Direct(file) => file.fdatasync().await,
+            Way::Buffered(file) => file.fdatasync().await,
         }
-        Ok(())
+        .map_err(plain)
     }
 
     async fn truncate(&self, file: &RealFile, bytes: u64) -> io::Result<()> {
-        match file {
-            RealFile::Direct(file) => file.truncate(bytes).await?,
-            RealFile::Buffered(file) => file.truncate(bytes).await?,
+        match &file.way {
+            Way::Direct(file) => file.truncate(bytes).await,
+            Way::Buffered(file) => file.truncate(bytes).await,
         }
-        Ok(())
+        .map_err(plain)
     }
 
     async fn close(&self, file: RealFile) -> io::Result<()> {
-        match file {
-            RealFile::Direct(file) => file.close().await?,
-            RealFile::Buffered(file) => file.close().await?,
+        match file.way {
+            Way::Direct(file) => file.close().await,
+            Way::Buffered(file) => file.close().await,
         }
-        Ok(())
+        .map_err(plain)
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
-        Ok(glommio::io::remove(path).await?)
+        glommio::io::remove(path).await.map_err(plain)
     }
 
     async fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        let directory = Directory::open(path).await?;
+        let directory = Directory::open(path).await.map_err(plain)?;
         let synced = directory.sync().await;
-        directory.close().await?;
-        Ok(synced?)
+        directory.close().await.map_err(plain)?;
+        synced.map_err(plain)
+    }
+
+    async fn put(&self, path: &Path, offset: u64, bytes: Vec<u8>, durably: bool) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(offset == 0).truncate(offset == 0).mode(FILE_MODE);
+        let file = options.buffered_open(path).await.map_err(plain)?;
+        let all = bytes.len();
+        let mut done = file.write_at(bytes, offset).await.map_err(plain).and_then(|some| {
+            if some == all { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        });
+        if done.is_ok() && durably {
+            done = file.fdatasync().await.map_err(plain);
+        }
+        file.close().await.map_err(plain)?;
+        match path.parent() {
+            Some(directory) if done.is_ok() && durably => self.sync_directory(directory).await,
+            _ => done,
+        }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        glommio::timer::sleep(time).await;
+    }
+
+    async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        glommio::executor().spawn_blocking(work).await
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + 'static) {
@@ -195,20 +259,11 @@ impl Disk for RealDisk {
     }
 }
 
-/// Whether space that is reserved there would be memory.
-fn is_in_memory(path: &Path) -> bool {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    rustix::fs::statfs(path).is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system.f_type))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use glommio::LocalExecutorBuilder;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::PathBuf;
-    use std::time::Duration;
-
-    use glommio::LocalExecutorBuilder;
 
     use super::*;
     use crate::sink::BLOCK;
@@ -261,14 +316,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_is_new_private_and_reserved_and_shrinks_to_what_it_holds() {
+    fn a_file_is_new_and_private_and_shrinks_to_what_it_holds() {
         on_each_disk(|disk, dir| async move {
             std::fs::create_dir(&dir).unwrap();
             let path = dir.join("file");
-            let file = disk.create(&path, 1 << 20).await.unwrap();
+            let file = disk.create(&path).await.unwrap();
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777 & !0o040, 0o600, "{mode:o}");
-            let again = disk.create(&path, 0).await.unwrap_err();
+            let again = disk.create(&path).await.unwrap_err();
             assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
 
             assert_eq!(disk.write_at(&file, block(&disk, b'a'), 0).await.unwrap(), BLOCK);
@@ -293,9 +348,39 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_file_without_a_name_is_noticed() {
+        on_each_disk(|disk, dir| async move {
+            std::fs::create_dir(&dir).unwrap();
+            let file = disk.create(&dir.join("file")).await.unwrap();
+            std::fs::rename(dir.join("file"), dir.join("moved")).unwrap();
+            assert!(disk.is_linked(&file), "a file that is moved is still there");
+            std::fs::remove_dir_all(&dir).unwrap();
+            assert!(!disk.is_linked(&file));
+            assert_eq!(disk.write_at(&file, block(&disk, b'a'), 0).await.unwrap(), BLOCK);
+            disk.close(file).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn what_is_put_lies_where_it_was_put() {
+        on_each_disk(|disk, dir| async move {
+            std::fs::create_dir(&dir).unwrap();
+            let path = dir.join("side");
+            let missing = disk.put(&path, 7, b"never".to_vec(), false).await.unwrap_err();
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+            disk.put(&path, 0, b"longer than what follows".to_vec(), false).await.unwrap();
+            disk.put(&path, 0, b"one".to_vec(), true).await.unwrap();
+            disk.put(&path, 3, b"two".to_vec(), false).await.unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"onetwo");
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777 & !0o040, 0o600, "{mode:o}");
+        });
+    }
+
+    #[test]
     fn errors_keep_their_kind() {
         on_each_disk(|disk, dir| async move {
-            let error = disk.create(&dir.join("none/file"), 0).await.unwrap_err();
+            let error = disk.create(&dir.join("none/file")).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
             let error = disk.sync_directory(&dir.join("none")).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");

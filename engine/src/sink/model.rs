@@ -6,7 +6,9 @@
 //! or of the machine (what was not synced may go, in any mix). After each death:
 //! - each line that was acknowledged is there, if its durability promised that;
 //! - what recovery once kept stays for ever;
-//! - every line that is served was offered, is whole, and comes once, in the order of the offers.
+//! - every line that is served was offered, is whole, and comes once, in the order of the offers;
+//! - the side files call nothing damaged, before recovery and after it, and after a clean end
+//!   nothing unverified.
 //!
 //! `LOGBOOM_SEED=… cargo test -p logboom-engine model` runs one case again; `LOGBOOM_CASES=…` runs
 //! more of them. That the model finds what it looks for is tested with disks that lie.
@@ -14,7 +16,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use proto::hello::Durability;
 use super::Sink;
 use super::disk::Disk;
 use super::disk::faulty::{FaultyDisk, Operation, Verdict, poll_once};
-use super::file::{FileSink, LogDir, segments};
+use super::file::{FileSink, LogDir, fsck, segments};
 use crate::counters::Counters;
 use crate::flusher;
 use crate::ingest::batch::Limits;
@@ -44,6 +46,8 @@ struct Weather {
     faults: bool,
     /// The machine dies, not only the process.
     power_loss: bool,
+    /// Somebody removes every file of this life, now and then.
+    removals: bool,
     /// Lives in a row on one directory.
     lives: u32,
     /// The disk says it has done these, and has not.
@@ -65,7 +69,7 @@ impl Kind {
             Operation::Sync => Some(Kind::Sync),
             Operation::Truncate { .. } => Some(Kind::Truncate),
             Operation::SyncDirectory => Some(Kind::SyncDirectory),
-            Operation::Create | Operation::Close | Operation::Remove => None,
+            Operation::Create | Operation::Close | Operation::Remove | Operation::Put => None,
         }
     }
 }
@@ -92,6 +96,14 @@ struct Offer {
     durability: Durability,
     /// `None` where it was refused.
     ticket: Option<Ticket>,
+    /// What had been kept when somebody removed it.
+    removed: Vec<Durability>,
+}
+
+impl Offer {
+    fn is_acknowledged(&self, promise: Durability) -> bool {
+        self.ticket.as_ref().is_some_and(|one| one.outcome(promise) == Some(Outcome::Stored))
+    }
 }
 
 struct Case {
@@ -167,6 +179,7 @@ fn judge(
                 3 => Verdict::Torn(rng.usize(..=*bytes), kind),
                 _ => Verdict::Scattered(kind),
             },
+            Operation::Put if rng.bool() => Verdict::Scattered(kind),
             _ if rng.bool() => Verdict::Fail(kind),
             _ => Verdict::Deny(kind),
         }
@@ -198,8 +211,15 @@ impl Case {
     /// Opens the directory as a starting engine does, and looks at what is served. `owed` are the
     /// lines of the last life that have to be there.
     fn recover(&mut self, owed: &[usize]) -> Result<LogDir, String> {
+        self.check_sides(None)?;
         let log_dir = LogDir::open(self.root.path(), 1).map_err(|error| error.to_string())?;
         self.seen.bytes_cut += log_dir.recovery().bytes_cut;
+        if !log_dir.recovery().files_damaged.is_empty() {
+            return Err("recovery calls something damaged".into());
+        }
+        if self.rng.u8(..4) == 0 {
+            self.check_sides(None)?;
+        }
         let served = self.served()?;
         if !served.starts_with(&self.kept) {
             return Err("what an earlier recovery had kept is gone".into());
@@ -215,14 +235,30 @@ impl Case {
         Ok(log_dir)
     }
 
+    /// Nothing is damaged; nothing is unverified but what was there `before`.
+    fn check_sides(&self, before: Option<&[PathBuf]>) -> Result<(), String> {
+        let report = fsck::examine(self.root.path()).map_err(|error| error.to_string())?;
+        let is_unverified = before.is_some_and(|before| {
+            report.segments.iter().any(|one| one.unverified > 0 && !before.contains(&one.path))
+        });
+        if report.is_damaged() || is_unverified {
+            return Err(format!("fsck says {report}"));
+        }
+        Ok(())
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let directory = segments::shard_directory(self.root.path(), 0);
+        segments::segments(&directory).unwrap().into_iter().map(|segment| segment.path).collect()
+    }
+
     /// The numbers of all lines that a reader finds, which are whole, unique and in order.
     fn served(&self) -> Result<Vec<usize>, String> {
-        let directory = segments::shard_directory(self.root.path(), 0);
         let mut served: Vec<usize> = Vec::new();
-        for segment in segments::segments(&directory).unwrap() {
-            let bytes = fs::read(&segment.path).unwrap();
-            if bytes.last() != Some(&b'\n') {
-                return Err(format!("segment {} ends within a line", segment.number));
+        for path in self.segments() {
+            let bytes = fs::read(&path).unwrap();
+            if bytes.last().is_some_and(|&last| last != b'\n') {
+                return Err(format!("{} ends within a line", path.display()));
             }
             let mut start = 0;
             for end in memchr_iter(b'\n', &bytes) {
@@ -249,8 +285,9 @@ impl Case {
     /// Begins, writes and dies; gives what must be found.
     fn live(&mut self, log_dir: &LogDir) -> Vec<usize> {
         self.seen.lives += 1;
+        let before = self.segments();
         let rng = &mut self.rng;
-        let death = rng.bool().then(|| rng.u32(1..120));
+        let death = rng.bool().then(|| rng.u32(1..100));
         let disk = FaultyDisk::slow(
             judge(rng.fork(), self.weather, death),
             rng.fork(),
@@ -279,23 +316,26 @@ impl Case {
 
         let is_clean = ended == Some(Ok(()));
         self.seen.clean_ends += u64::from(is_clean);
+        if is_clean && !self.weather.faults && self.weather.lies.is_none() {
+            self.check_sides(Some(&before)).expect("a clean end leaves everything verified");
+        }
         let mut owed = Vec::new();
-        for Offer { line, durability, ticket } in offers {
+        for offer in offers {
             let number = self.lines.len();
-            self.lines.push(line);
             // A clean end makes everything durable that was written.
-            let promise = match durability {
+            let promise = match offer.durability {
                 _ if is_clean => Some(Durability::Written),
                 Durability::Received => None,
                 Durability::Written if self.weather.power_loss => None,
                 durability => Some(durability),
             };
-            let is_owed = ticket
-                .zip(promise)
-                .is_some_and(|(ticket, promise)| ticket.outcome(promise) == Some(Outcome::Stored));
+            let is_owed = promise.is_some_and(|promise| {
+                offer.is_acknowledged(promise) && !offer.removed.contains(&promise)
+            });
             if is_owed {
                 owed.push(number);
             }
+            self.lines.push(offer.line);
         }
         self.seen.offered = self.lines.len() as u64;
         owed
@@ -327,7 +367,7 @@ impl Case {
         let mut flusher = Box::pin(flusher::run(Rc::clone(&intake), sink));
         let mut offers: Vec<Offer> = Vec::new();
         let durabilities = [Durability::Received, Durability::Written, Durability::Durable];
-        for _ in 0..rng.u32(1..150) {
+        for _ in 0..rng.u32(1..100) {
             let durability = durabilities[rng.usize(..3)];
             for _ in 0..rng.usize(..6) {
                 let line = line(rng, self.lines.len() + offers.len());
@@ -338,7 +378,7 @@ impl Case {
                     Fate::Held => break,
                     other => panic!("{other:?}"),
                 };
-                offers.push(Offer { line, durability, ticket });
+                offers.push(Offer { line, durability, ticket, removed: Vec::new() });
             }
             intake.nudge_flusher();
             // A disk that was full has room again, and lines are taken again.
@@ -348,6 +388,16 @@ impl Case {
             }
             if disk.is_dead() {
                 return (offers, None);
+            }
+            if self.weather.removals && rng.u8(..30) == 0 {
+                disk.remove_all();
+                for offer in &mut offers {
+                    for promise in durabilities {
+                        if offer.is_acknowledged(promise) {
+                            offer.removed.push(promise);
+                        }
+                    }
+                }
             }
         }
         let ended = rng.bool().then(|| {
@@ -440,8 +490,9 @@ fn hold(count: u64, weathers: &[Weather]) {
     }
 }
 
-const CASES: u64 = 600;
-const CALM: Weather = Weather { faults: false, power_loss: false, lives: 1, lies: None };
+const CASES: u64 = 450;
+const CALM: Weather =
+    Weather { faults: false, power_loss: false, removals: false, lives: 1, lies: None };
 const POWER: Weather = Weather { power_loss: true, ..CALM };
 
 #[test]
@@ -462,6 +513,12 @@ fn no_written_line_dies_with_the_process_on_a_failing_disk() {
 #[test]
 fn no_durable_line_dies_with_the_machine_on_a_failing_disk() {
     hold(2 * CASES, &[Weather { faults: true, ..POWER }]);
+}
+
+#[test]
+fn no_line_goes_into_a_segment_that_somebody_removed() {
+    let removals = |weather| Weather { removals: true, ..weather };
+    hold(CASES, &[removals(CALM), removals(Weather { faults: true, ..POWER })]);
 }
 
 #[test]

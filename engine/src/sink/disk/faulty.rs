@@ -35,6 +35,7 @@ pub(crate) enum Operation {
     Close,
     Remove,
     SyncDirectory,
+    Put,
 }
 
 /// What comes of it.
@@ -104,6 +105,7 @@ enum Effect {
     Close,
     Remove(PathBuf),
     SyncDirectory(PathBuf),
+    Put(PathBuf, usize, Vec<u8>, bool),
 }
 
 impl fmt::Debug for FaultyDisk {
@@ -154,12 +156,26 @@ impl FaultyDisk {
         self.0.borrow().is_stalled
     }
 
-    /// What `view` makes of each file, by path.
+    /// What `view` makes of each segment, by path.
     pub(crate) fn files<T>(&self, view: impl Fn(&Contents) -> T) -> Vec<(PathBuf, T)> {
+        let mut files = self.all_files(view);
+        files.retain(|(path, _)| path.extension().is_some_and(|end| end == "ndjson"));
+        files
+    }
+
+    /// What `view` makes of each file, by path.
+    pub(crate) fn all_files<T>(&self, view: impl Fn(&Contents) -> T) -> Vec<(PathBuf, T)> {
         let state = self.0.borrow();
         let now = |history: &Vec<Option<File>>| history.last().cloned().flatten();
         let files = state.names.iter().filter_map(|(path, history)| Some((path, now(history)?)));
         files.map(|(path, file)| (path.clone(), view(&file.borrow()))).collect()
+    }
+
+    /// Removes every file, as somebody may from outside.
+    pub(crate) fn remove_all(&self) {
+        for history in self.0.borrow_mut().names.values_mut() {
+            history.push(None);
+        }
     }
 
     /// Every operation so far, and what came of it.
@@ -203,7 +219,7 @@ impl FaultyDisk {
 
     /// Writes what the end of the process leaves to the real directory `root`.
     pub(crate) fn after_kill(&self, root: &Path) {
-        for (path, bytes) in self.files(|contents| contents.bytes.clone()) {
+        for (path, bytes) in self.all_files(|contents| contents.bytes.clone()) {
             save(&root.join(path), &bytes);
         }
     }
@@ -292,10 +308,18 @@ impl State {
                     history.push(None);
                 }
             }
+            Effect::Put(path, offset, bytes, durably) => {
+                let file = self.open(path.clone(), offset == 0);
+                file.borrow_mut().write(offset, &bytes);
+                if durably {
+                    file.borrow_mut().sync();
+                    self.sync_name(&path);
+                }
+            }
             Effect::SyncDirectory(path) => {
-                let names = self.names.iter_mut().filter(|(name, _)| name.parent() == Some(&path));
-                for (_, history) in names {
-                    history.drain(..history.len() - 1);
+                let names = self.names.keys().filter(|name| name.parent() == Some(&path));
+                for name in names.cloned().collect::<Vec<_>>() {
+                    self.sync_name(&name);
                 }
             }
         }
@@ -312,6 +336,10 @@ impl State {
                     }
                 }
             }
+            Effect::Put(path, offset, bytes, _) => {
+                let file = self.open(path, offset == 0);
+                self.apply_in_part(Effect::Write(file, offset, Rc::new(bytes)));
+            }
             other if self.rng.bool() => self.apply(other),
             _ => {}
         }
@@ -322,6 +350,30 @@ impl State {
             for (_, effect) in std::mem::take(&mut self.in_flight) {
                 self.apply_in_part(effect);
             }
+        }
+    }
+
+    /// The file at `path`, made if it is missing; `anew` with nothing in it.
+    fn open(&mut self, path: PathBuf, anew: bool) -> File {
+        let history = self.names.entry(path).or_insert_with(|| vec![None]);
+        let file = match history.last().cloned().flatten() {
+            Some(file) => file,
+            None => {
+                let file = File::default();
+                history.push(Some(Rc::clone(&file)));
+                file
+            }
+        };
+        if anew {
+            file.borrow_mut().truncate(0);
+        }
+        file
+    }
+
+    /// The name means for good what it means now.
+    fn sync_name(&mut self, name: &Path) {
+        if let Some(history) = self.names.get_mut(name) {
+            history.drain(..history.len() - 1);
         }
     }
 
@@ -427,7 +479,7 @@ impl Disk for FaultyDisk {
         Rc::new(buf)
     }
 
-    async fn create(&self, path: &Path, _: u64) -> io::Result<FaultyFile> {
+    async fn create(&self, path: &Path) -> io::Result<FaultyFile> {
         if self.0.borrow().now(path).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -484,6 +536,40 @@ impl Disk for FaultyDisk {
     async fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let effect = Effect::SyncDirectory(path.to_owned());
         self.must(path, Operation::SyncDirectory, effect).await
+    }
+
+    fn is_linked(&self, file: &FaultyFile) -> bool {
+        let state = self.0.borrow();
+        state.now(&file.path).is_some_and(|now| Rc::ptr_eq(now, &file.contents))
+    }
+
+    async fn put(&self, path: &Path, offset: u64, bytes: Vec<u8>, durably: bool) -> io::Result<()> {
+        if offset > 0 && self.0.borrow().now(path).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let start = usize::try_from(offset).unwrap();
+        let effect = Effect::Put(path.to_owned(), start, bytes, durably);
+        match self.perform(path, Operation::Put, effect).await {
+            Verdict::Go | Verdict::Lie => Ok(()),
+            Verdict::Fail(kind) | Verdict::Deny(kind) | Verdict::Scattered(kind) => {
+                Err(kind.into())
+            }
+            other => unreachable!("it is never {other:?}"),
+        }
+    }
+
+    async fn sleep(&self, _: Duration) {
+        let turns = self.0.borrow_mut().rng.u32(..40);
+        for _ in 0..turns {
+            futures_lite::future::yield_now().await;
+        }
+    }
+
+    async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        work()
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + 'static) {

@@ -1,19 +1,22 @@
 //! LOG_DIR as one engine owns it: locked, recovered, ready to be written.
 //!
-//! Plain blocking I/O, on the main thread before the shards start. Owns the lock, which is an
-//! `flock` and dies with the process; leaves validation to `recovery`. Invariant: while a
-//! [`LogDir`] lives, no other engine has the same directory.
+//! Plain blocking I/O: on the main thread before the shards start, and beside them when a directory
+//! that was removed is made again. Owns the lock, which is an `flock` and dies with the process;
+//! leaves validation to `recovery`. Invariant: while a [`LogDir`] or a [`Plan`] of it lives, no
+//! other engine has the same directory, and no segment is begun in a directory that is not locked.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::recovery::{self, RecoveryReport};
 use super::segments;
 use crate::sink::disk::FILE_MODE;
 
 pub(super) const DIRECTORY_MODE: u32 = 0o750;
+const LOCK: &str = "lock";
 
 /// Why LOG_DIR cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +48,61 @@ pub enum OpenError {
 /// The directory of all segments, locked.
 #[derive(Debug)]
 pub struct LogDir {
-    // Held, never read.
-    _lock: File,
     recovery: RecoveryReport,
     plan: Plan,
+}
+
+/// That LOG_DIR is ours: its lock.
+#[derive(Debug)]
+pub(super) struct Claim {
+    log_dir: PathBuf,
+    lock: Mutex<File>,
+}
+
+impl Claim {
+    /// Sees to it that the directory of a shard is there and ours: somebody may have removed or
+    /// moved it, or LOG_DIR. What is missing is made again, and locked again, but nothing above
+    /// LOG_DIR: a file system that is not mounted is not made up for.
+    pub(super) fn renew(&self, shard_directory: &Path) -> io::Result<()> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |there: &fs::Metadata, held: &fs::Metadata| {
+            (there.dev(), there.ino()) == (held.dev(), held.ino())
+        };
+        let there = fs::metadata(self.log_dir.join(LOCK));
+        if !there.is_ok_and(|there| held.metadata().is_ok_and(|held| same(&there, &held))) {
+            if make(&self.log_dir)? {
+                tracing::warn!("{} (LOG_DIR) was gone, and is made again", self.log_dir.display());
+            }
+            let file = open_lock(&self.log_dir)?;
+            file.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => {
+                    let text =
+                        format!("{} (LOG_DIR) is another engine's by now", self.log_dir.display());
+                    io::Error::new(io::ErrorKind::ResourceBusy, text)
+                }
+                TryLockError::Error(source) => source,
+            })?;
+            *held = file;
+        }
+        make(shard_directory).map(drop)
+    }
+}
+
+/// Makes one directory, durably; whether it was missing.
+fn make(path: &Path) -> io::Result<bool> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Ok(()) => sync_directory(path.parent().unwrap_or(Path::new("/"))).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where each shard begins.
 #[derive(Clone, Debug)]
 pub struct Plan {
     log_dir: PathBuf,
+    /// `None` where no directory is real.
+    claim: Option<Arc<Claim>>,
     /// The number of each shard's next segment.
     next: Vec<u64>,
 }
@@ -65,9 +113,14 @@ impl Plan {
         (segments::shard_directory(&self.log_dir, shard), self.next[shard])
     }
 
+    /// By what the directories are ours.
+    pub(super) fn claim(&self) -> Option<Arc<Claim>> {
+        self.claim.clone()
+    }
+
     #[cfg(test)]
     pub(crate) fn for_test(log_dir: &Path, next: u64) -> Plan {
-        Plan { log_dir: log_dir.to_owned(), next: vec![next] }
+        Plan { log_dir: log_dir.to_owned(), claim: None, next: vec![next] }
     }
 }
 
@@ -110,7 +163,8 @@ impl LogDir {
                 *next = begins;
             }
         }
-        Ok(LogDir { _lock: lock, recovery, plan: Plan { log_dir: path.to_owned(), next } })
+        let claim = Some(Arc::new(Claim { log_dir: path.to_owned(), lock: Mutex::new(lock) }));
+        Ok(LogDir { recovery, plan: Plan { log_dir: path.to_owned(), claim, next } })
     }
 
     /// What had to be put in order.
@@ -133,16 +187,15 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+fn open_lock(log_dir: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(FILE_MODE).open(log_dir.join(LOCK))
+}
+
 fn lock(log_dir: &Path) -> Result<File, OpenError> {
-    let path = log_dir.join("lock");
+    let path = log_dir.join(LOCK);
     let failed = |source| OpenError::Use { path: path.clone(), source };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(&path)
-        .map_err(failed)?;
+    let file = open_lock(log_dir).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: log_dir.to_owned() }),
@@ -152,8 +205,6 @@ fn lock(log_dir: &Path) -> Result<File, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

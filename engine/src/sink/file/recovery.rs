@@ -2,24 +2,29 @@
 //!
 //! Plain blocking I/O, before the shards start. A shard's segments are synced before the next one
 //! is written, so only its last one with contents can be damaged by a crash. That one is read from
-//! its last known-synced offset and cut at the first thing that is no whole valid line; everything
-//! behind the cut goes to `LOG_DIR/quarantine/shard-NN-<segment>-<offset>.bin`, durably, BEFORE the
-//! cut is made. Segments without contents were prepared for nothing and are removed.
+//! its last known-synced offset (its side file tells it; otherwise from 0) and cut at the first
+//! thing that is no whole valid line; everything behind the cut goes to
+//! `LOG_DIR/quarantine/shard-NN-<segment>-<offset>.bin`, durably, BEFORE the cut is made. What is
+//! damaged below the synced offset is no crash's doing: it stays where it is, with the lines around
+//! it, and is told. Segments without contents were prepared for nothing and are removed. What is
+//! kept gets records in the side file, if that can be written.
 //!
 //! Invariants: a whole valid line in front of the cut is never touched; nothing is cut but padding
-//! that is not in quarantine; a crash at any point followed by another recovery ends the same;
+//! that is not in quarantine, and nothing below the synced offset; a crash at any point followed by another recovery ends the same;
 //! memory is bounded by [`LINE_BYTES_RECOVERABLE`], time is linear.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 use proto::record::{Record, Scratch};
 
 use super::log_dir::{DIRECTORY_MODE, sync_directory};
 use super::segments;
+use super::side::{self, Entry, Side};
 use crate::sink::disk::FILE_MODE;
 
 /// The longest line that is recognised as one, whatever LINE_BYTES_MAX is now or was then.
@@ -40,22 +45,36 @@ pub struct RecoveryReport {
     pub bytes_cut: u64,
     /// Where they are.
     pub files_quarantined: Vec<PathBuf>,
+    /// Bytes that were durable and are not what was written.
+    pub bytes_damaged: u64,
+    /// The segments that they are in.
+    pub files_damaged: Vec<PathBuf>,
 }
 
 impl RecoveryReport {
     /// What the operator should know.
     pub fn notes(&self) -> Vec<String> {
-        let files = &self.files_quarantined;
-        let cut = (!files.is_empty()).then(|| {
+        let list = |files: &[PathBuf]| {
             let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            files.join(", ")
+        };
+        let cut = (!self.files_quarantined.is_empty()).then(|| {
             format!(
                 "recovery kept {} lines and cut {} bytes that are no whole lines: {}",
                 self.lines_kept,
                 self.bytes_cut,
-                files.join(", ")
+                list(&self.files_quarantined)
             )
         });
-        cut.into_iter().collect()
+        let damaged = (!self.files_damaged.is_empty()).then(|| {
+            format!(
+                "{} bytes that were durable are not what was written; they were left as they are, \
+                 and `logboom-engine fsck` says where: {}",
+                self.bytes_damaged,
+                list(&self.files_damaged)
+            )
+        });
+        cut.into_iter().chain(damaged).collect()
     }
 }
 
@@ -73,17 +92,29 @@ pub(super) fn recover_shard(
     let found = segments::segments(&directory).map_err(named(&directory))?;
     let mut next = 1;
     // From the last one back to the first that has contents, also where all of it had to be cut.
+    // An empty one in front of that is what a failed attempt left.
     for segment in found.iter().rev() {
+        if next > 1 && segment.bytes > 0 {
+            continue;
+        }
         let cut = Cut { log_dir, shard, number: segment.number, path: &segment.path };
-        // Until somebody records synced offsets, none is known.
-        if segment.bytes > 0 && cut.recover(0, report).map_err(named(&segment.path))? > 0 {
+        if segment.bytes > 0 && cut.recover(report).map_err(named(&segment.path))? > 0 {
             next = segment.number + 1;
-            break;
+            continue;
         }
         fs::remove_file(&segment.path).map_err(named(&segment.path))?;
         report.segments_removed += 1;
     }
-    if !found.is_empty() {
+    // A number may be used again, and what is said of its last bearer would be held against it.
+    let sides = segments::side_files(&directory).map_err(named(&directory))?;
+    for (number, side) in &sides {
+        let is_kept = *number < next
+            && found.iter().any(|segment| segment.number == *number && segment.bytes > 0);
+        if !is_kept || side.extension().is_some_and(|end| end == "tmp") {
+            fs::remove_file(side).map_err(named(side))?;
+        }
+    }
+    if !found.is_empty() || !sides.is_empty() {
         sync_directory(&directory).map_err(named(&directory))?;
     }
     Ok(next)
@@ -98,12 +129,21 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// Validates from `synced`, a line's beginning, and makes the segment whole and durable.
-    /// Gives its size.
-    fn recover(&self, synced: u64, report: &mut RecoveryReport) -> io::Result<u64> {
+    /// Validates what may have been lost, and makes the segment whole and durable. Gives its size.
+    fn recover(&self, report: &mut RecoveryReport) -> io::Result<u64> {
         let mut file = OpenOptions::new().read(true).write(true).open(self.path)?;
-        file.seek(SeekFrom::Start(synced))?;
-        let valid = validate(&mut file, synced)?;
+        // What cannot be read proves nothing.
+        let side = Side::read(self.path, self.number).ok().flatten().unwrap_or_default();
+        let start = first_unsynced(&mut file, side.synced)?;
+        let damaged = damaged_bytes(&mut file, &side)?;
+        if damaged > 0 {
+            report.bytes_damaged += damaged;
+            report.files_damaged.push(self.path.to_owned());
+        }
+        file.rewind()?;
+        report.lines_kept += count_lines((&mut file).take(start))?;
+        file.seek(SeekFrom::Start(start))?;
+        let valid = validate(&mut file, start)?;
         report.segments_checked += 1;
         report.lines_kept += valid.lines;
         if let Some(cut) = valid.cut {
@@ -117,7 +157,53 @@ impl Cut<'_> {
         // waits for a write that the dead engine may have left in flight.
         file.set_len(valid.end)?;
         file.sync_all()?;
+        if side.synced <= valid.end {
+            // Without it the rest is unverified, no more.
+            let _ = self.record(&mut file, side, start..valid.end);
+        }
         Ok(valid.end)
+    }
+
+    /// Makes the side file anew: what was known of the durable part, and what is known now of the
+    /// rest. What a lost write said of itself goes.
+    fn record(&self, file: &mut File, mut side: Side, rest: Range<u64>) -> io::Result<()> {
+        let known = side.entries.len();
+        side.entries.retain(|entry| entry.end() <= rest.start);
+        if rest.is_empty() && side.damaged == 0 && side.entries.len() == known {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(rest.start))?;
+        let mut input = BufReader::new(file.take(rest.end - rest.start));
+        let (mut bytes, mut lines, mut offset) = (Vec::new(), 0, rest.start);
+        loop {
+            let read = input.read_until(b'\n', &mut bytes)?;
+            lines += u32::from(read > 1);
+            if read > 0 && bytes.len() < CHUNK_BYTES {
+                continue;
+            }
+            if let (Ok(length), false) = (u32::try_from(bytes.len()), bytes.is_empty()) {
+                let crc = side::checksum(&bytes);
+                side.entries.push(Entry { offset, length, lines, crc, synced: 0 });
+                offset += u64::from(length);
+            }
+            bytes.clear();
+            lines = 0;
+            if read == 0 {
+                break;
+            }
+        }
+        let mut records = Vec::new();
+        for entry in &side.entries {
+            Entry { synced: rest.end, ..*entry }.encode(self.number, &mut records);
+        }
+        let path = side::path_of(self.path);
+        let copy = path.with_extension("crc.tmp");
+        let mut options = OpenOptions::new();
+        let mut out =
+            options.write(true).create(true).truncate(true).mode(FILE_MODE).open(&copy)?;
+        out.write_all(&records)?;
+        out.sync_all()?;
+        fs::rename(&copy, &path)
     }
 
     /// Copies everything from `offset` on to a file of its own, durably; gives its path and size.
@@ -167,39 +253,118 @@ struct Valid {
     lines: u64,
 }
 
-/// Reads lines up to the first that is none. `begin` is the offset that `input` is at.
-fn validate(input: &mut impl Read, begin: u64) -> io::Result<Valid> {
-    let mut valid = Valid { end: begin, cut: None, lines: 0 };
-    let mut scratch = Scratch::new();
-    let mut buf = Vec::with_capacity(2 * CHUNK_BYTES);
-    // The offset of buf[0], which is always a line's beginning.
-    let mut base = begin;
+/// Where what may be lost begins: at the synced offset, which is a line's beginning; where not even
+/// that is there, behind the last whole line.
+fn first_unsynced(file: &mut File, synced: u64) -> io::Result<u64> {
+    let bytes = file.metadata()?.len();
+    if synced <= bytes {
+        return Ok(synced);
+    }
+    let mut chunk = Vec::new();
+    let mut end = bytes;
+    while end > 0 {
+        let begin = end.saturating_sub(CHUNK_BYTES as u64);
+        file.seek(SeekFrom::Start(begin))?;
+        chunk.clear();
+        (&mut *file).take(end - begin).read_to_end(&mut chunk)?;
+        if let Some(newline) = memrchr(b'\n', &chunk) {
+            return Ok(begin + newline as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
+/// How much below the synced offset is not what was written.
+fn damaged_bytes(file: &mut File, side: &Side) -> io::Result<u64> {
+    let mut damaged = side.synced.saturating_sub(file.metadata()?.len());
+    for entry in side.entries.iter().filter(|entry| entry.end() <= side.synced) {
+        if !side::matches(file, entry)? {
+            damaged += u64::from(entry.length);
+        }
+    }
+    Ok(damaged)
+}
+
+/// The lines of what is known to be nothing but lines.
+fn count_lines(mut input: impl Read) -> io::Result<u64> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut lines = 0;
     loop {
-        let rest = buf.len();
-        let read = input.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut buf)?;
-        let whole = memrchr(b'\n', &buf[rest..]).map_or(0, |newline| rest + newline + 1);
-        let mut at = 0;
-        while let Some(length) = memchr(b'\n', &buf[at..whole]) {
-            let line = &buf[at..at + length];
-            let next = at + length + 1;
-            if !line.is_empty() {
-                if !is_valid(line, &mut scratch) {
-                    valid.cut = Some(base + at as u64);
-                    return Ok(valid);
+        match input.read(&mut chunk)? {
+            0 => return Ok(lines),
+            some => lines += memchr_iter(b'\n', &chunk[..some]).count() as u64,
+        }
+    }
+}
+
+/// Reads lines up to the first that is none. `begin` is the offset that `input` is at.
+fn validate(input: impl Read, begin: u64) -> io::Result<Valid> {
+    let mut valid = Valid { end: begin, cut: None, lines: 0 };
+    let mut lines = Lines::new(input, begin);
+    while let Some((line, is_valid)) = lines.next()? {
+        if !is_valid {
+            valid.cut = Some(line.start);
+            break;
+        }
+        valid.lines += 1;
+        valid.end = line.end;
+    }
+    Ok(valid)
+}
+
+/// The lines of a segment, blank ones left out, each with the offsets of its bytes and its newline
+/// and whether it is a whole valid line. What is too long for one comes in pieces.
+pub(super) struct Lines<R> {
+    input: R,
+    scratch: Scratch,
+    buf: Vec<u8>,
+    /// The offset of `buf[0]`.
+    base: u64,
+    /// What is in front of it was given, and between it and `whole` are whole lines.
+    at: usize,
+    whole: usize,
+    is_over: bool,
+}
+
+impl<R: Read> Lines<R> {
+    /// `begin` is the offset that `input` is at.
+    pub(super) fn new(input: R, begin: u64) -> Lines<R> {
+        let (scratch, buf) = (Scratch::new(), Vec::new());
+        Lines { input, scratch, buf, base: begin, at: 0, whole: 0, is_over: false }
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Option<(Range<u64>, bool)>> {
+        loop {
+            while let Some(length) = memchr(b'\n', &self.buf[self.at..self.whole]) {
+                let start = self.at;
+                self.at += length + 1;
+                if length > 0 {
+                    let line = &self.buf[start..start + length];
+                    let is_valid = is_valid(line, &mut self.scratch);
+                    return Ok(Some((self.offset(start)..self.offset(self.at), is_valid)));
                 }
-                valid.lines += 1;
-                valid.end = base + next as u64;
             }
-            at = next;
+            let rest = self.buf.len() - self.at;
+            if (self.is_over && rest > 0) || rest > LINE_BYTES_RECOVERABLE {
+                let piece = self.offset(self.at)..self.offset(self.buf.len());
+                (self.at, self.whole) = (self.buf.len(), self.buf.len());
+                return Ok(Some((piece, false)));
+            }
+            if self.is_over {
+                return Ok(None);
+            }
+            self.buf.drain(..self.at);
+            self.base += self.at as u64;
+            self.at = 0;
+            let read = self.input.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut self.buf)?;
+            self.is_over = read == 0;
+            self.whole = memrchr(b'\n', &self.buf[rest..]).map_or(0, |newline| rest + newline + 1);
         }
-        buf.drain(..whole);
-        base += whole as u64;
-        if (read == 0 && !buf.is_empty()) || buf.len() > LINE_BYTES_RECOVERABLE {
-            valid.cut = Some(base);
-        }
-        if read == 0 || valid.cut.is_some() {
-            return Ok(valid);
-        }
+    }
+
+    fn offset(&self, at: usize) -> u64 {
+        self.base + at as u64
     }
 }
 

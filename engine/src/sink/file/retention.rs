@@ -2,7 +2,8 @@
 //!
 //! Plain blocking I/O, from a thread that belongs to no shard. Leaves to the sinks what they write
 //! now and next. Invariant: a segment is removed only if its shard writes to a later one, or does
-//! not run; within a shard the oldest goes first.
+//! not run; within a shard the oldest goes first. A side file goes with its segment, and counts
+//! for nothing.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::segments::{self, Segment};
+use super::side;
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +48,8 @@ pub fn enforce(log_dir: &Path, bytes_max: u64, active: &[Arc<AtomicU64>]) -> Rem
             .filter(|shard| !shard.is_empty())
             .min_by_key(|shard| shard.front().map(|segment| segment.modified));
         let Some(segment) = oldest.and_then(VecDeque::pop_front) else { break };
-        match remove(&segment.path) {
+        let side = side::path_of(&segment.path);
+        match remove(&segment.path).and_then(|()| remove(&side)) {
             Ok(()) => {
                 bytes -= segment.bytes;
                 removed.segments += 1;
@@ -94,6 +97,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join(segments::file_name(number));
         fs::write(&path, vec![b'\n'; bytes]).unwrap();
+        fs::write(side::path_of(&path), "derived").unwrap();
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         fs::File::options().append(true).open(path).unwrap().set_modified(modified).unwrap();
     }
@@ -102,6 +106,8 @@ mod tests {
         let mut left = Vec::new();
         for shard in segments::shards(log_dir).unwrap() {
             let directory = segments::shard_directory(log_dir, shard);
+            let found = segments::segments(&directory).unwrap();
+            assert_eq!(segments::side_files(&directory).unwrap().len(), found.len());
             left.extend(segments::segments(&directory).unwrap().iter().map(|s| (shard, s.number)));
         }
         left

@@ -81,6 +81,21 @@ pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// The side files in a shard's directory, and the number of the segment that each belongs to.
+pub(super) fn side_files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = [".crc", ".crc.tmp"].into_iter().find_map(|end| {
+            let number = name.strip_suffix(end)?.parse().ok()?;
+            (name == format!("{number:012}{end}")).then_some(number)
+        });
+        files.extend(number.map(|number| (number, path.clone())));
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +113,12 @@ mod tests {
         for name in ["000000000002.ndjson", "000000000010.ndjson", "1.ndjson", "a.ndjson", "x"] {
             fs::write(shard.join(name), name).unwrap();
         }
+        for name in ["000000000002.crc", "000000000003.crc.tmp", "1.crc", "000000000009.crc~"] {
+            fs::write(shard.join(name), name).unwrap();
+        }
+        let mut sides: Vec<_> = side_files(&shard).unwrap().into_iter().map(|one| one.0).collect();
+        sides.sort_unstable();
+        assert_eq!(sides, [2, 3]);
         fs::create_dir(shard.join(file_name(4))).unwrap();
         fs::write(shard.join("1000000000000.ndjson"), "beyond twelve digits").unwrap();
         let found = segments(&shard).unwrap();

@@ -63,7 +63,8 @@ impl Stager {
         let len = self.head + lines.len();
         let mut buf = sink.alloc(len + 2 * BLOCK);
         buf.as_mut()[self.head..len].copy_from_slice(lines);
-        let staged = Staged { buf, head: self.head, len };
+        let count = memchr_iter(b'\n', lines).count() as u64;
+        let staged = Staged { buf, head: self.head, len, lines: count };
         self.head = staged.next_head();
         staged
     }
@@ -337,7 +338,10 @@ fn a_failed_sync_is_final() {
     assert!(disk.run(sink.write(staged)).unwrap_err().is_final());
     let operations = disk.log().len();
     assert!(disk.run(sink.close()).is_err());
-    assert_eq!(disk.log().len(), operations + 1, "nothing but a close");
+    let is_on_a_segment = |operation: &Operation| *operation != Operation::Put;
+    let then: Vec<_> = disk.log()[operations..].iter().map(|entry| entry.1.clone()).collect();
+    let then: Vec<_> = then.into_iter().filter(is_on_a_segment).collect();
+    assert_eq!(then, [Operation::Close], "nothing but a close");
 }
 
 #[test]
