@@ -46,6 +46,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check segments against the checksums in their side files; exits 12 on damage
+    Fsck {
+        /// A LOG_DIR; a running engine's may be checked, too
+        dir: PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Make an authority, and a certificate for the engine and for a client, in CERT_DIR
     Certs {
         /// A further name or IP address of the engine, besides localhost, engine, 127.0.0.1 and ::1; may be repeated

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "results go to stdout, from here only")]
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use engine::certs::Name;
@@ -19,6 +20,8 @@ fn main() -> ExitCode {
     let asked = config::ask(&arguments).unwrap_or_else(|error| error.exit());
     let config = &asked.cli.config;
     match &asked.cli.command {
+        // Needs no knob.
+        Some(Command::Fsck { dir, json }) => fsck(dir, *json),
         Some(Command::Check { json }) => check(&asked, *json),
         _ if !asked.refused.is_empty() => {
             complain(config.log_format, &Error::Usage(asked.refused.join("; ")))
@@ -63,6 +66,23 @@ fn doctor(config: &Config) -> ExitCode {
 fn certs(config: &Config, names: &[Name], days: u32) -> Result<ExitCode, Error> {
     print!("{}", engine::certs::make(&config.cert_dir, names, days)?);
     Ok(ExitCode::from(exit_code::PASS))
+}
+
+fn fsck(dir: &Path, json: bool) -> ExitCode {
+    let report = match engine::sink::file::fsck::examine(dir) {
+        Ok(report) => report,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "logboom-engine: {error}");
+            return ExitCode::from(exit_code::CANNOT_START);
+        }
+    };
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    let code = if report.is_damaged() { exit_code::DATA_INTEGRITY } else { exit_code::PASS };
+    ExitCode::from(code)
 }
 
 fn run(config: &Config) -> Result<ExitCode, Error> {

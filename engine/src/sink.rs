@@ -119,6 +119,7 @@ pub struct SyncError {
 
 /// Where a shard's batches go.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them in a shard")]
 pub enum Sink<D: Disk> {
     /// Segments below LOG_DIR.
     File(FileSink<D>),

@@ -49,6 +49,9 @@ use self::scribe::Scribe;
 use super::disk::Disk;
 use super::{BLOCK, Position, Staged, SyncError, Watermarks, WriteError};
 
+/// A new segment, and its number.
+type Prepared<D> = io::Result<(u64, <D as Disk>::File)>;
+
 /// See the module.
 pub struct FileSink<D: Disk> {
     disk: D,
@@ -61,7 +64,7 @@ pub struct FileSink<D: Disk> {
     number: u64,
     file: D::File,
     /// The segment behind the active one, while it is being prepared or ready.
-    next: Option<Receiver<io::Result<(u64, D::File)>>>,
+    next: Option<Receiver<Prepared<D>>>,
     written: u64,
     synced: u64,
     /// What is acknowledged of the block that `written` lies in.
@@ -220,7 +223,10 @@ impl<D: Disk> FileSink<D> {
         if self.synced == self.written || self.gone {
             return Ok(());
         }
-        self.sync_file().await
+        let synced = self.sync_file().await;
+        // Whoever waits for it is told now.
+        self.unsynced_gone = false;
+        synced
     }
 
     /// See [`super::Sink::close`].
@@ -326,7 +332,7 @@ impl<D: Disk> FileSink<D> {
     }
 
     /// The segment that was prepared ahead; waits for it where it is on its way.
-    async fn take_next(&mut self) -> Option<io::Result<(u64, D::File)>> {
+    async fn take_next(&mut self) -> Option<Prepared<D>> {
         let prepared = self.next.take()?.recv().await;
         Some(prepared.unwrap_or_else(|_| unreachable!("the preparing task always answers")))
     }
@@ -395,7 +401,7 @@ async fn prepare<D: Disk>(
     claim: Option<Arc<Claim>>,
     directory: PathBuf,
     first: u64,
-) -> io::Result<(u64, D::File)> {
+) -> Prepared<D> {
     if let Some(claim) = claim {
         let directory = directory.clone();
         disk.run_blocking(move || claim.renew(&directory)).await?;

@@ -275,3 +275,192 @@ impl fmt::Display for Report {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sink::file::LogDir;
+
+    fn memory_dir() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
+    fn line(number: usize) -> Vec<u8> {
+        format!("{{\"level\":\"INFO\",\"message\":\"{number}\"}}\n").into_bytes()
+    }
+
+    /// A segment of four commits of three lines, the last of which is not synced, and its side file.
+    fn segment(root: &Path) -> (PathBuf, Vec<u8>) {
+        let directory = segments::shard_directory(root, 0);
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(segments::file_name(1));
+        let (mut bytes, mut records, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        for commit in 0..4 {
+            let offset = bytes.len() as u64;
+            let lines = (0..3).flat_map(|number| line(commit * 3 + number)).collect::<Vec<_>>();
+            let (length, crc) = (u32::try_from(lines.len()).unwrap(), side::checksum(&lines));
+            entries.push(side::Entry { offset, length, lines: 3, crc, synced: 0 });
+            bytes.extend(lines);
+        }
+        let synced = entries[3].offset;
+        for entry in entries {
+            side::Entry { synced, ..entry }.encode(1, &mut records);
+        }
+        fs::write(&path, &bytes).unwrap();
+        fs::write(side::path_of(&path), records).unwrap();
+        (path, bytes)
+    }
+
+    fn examined(root: &Path) -> Finding {
+        let mut report = examine(root).unwrap();
+        assert_eq!(report.segments.len(), 1);
+        report.segments.remove(0)
+    }
+
+    #[test]
+    fn every_flipped_byte_of_the_synced_part_is_damage_and_of_the_rest_is_unverified() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let all = bytes.len() as u64;
+        let clean = examined(root.path());
+        assert_eq!((clean.verified, clean.unverified, clean.lines), (all, 0, 12));
+        assert!(!clean.is_notable());
+        let synced = Side::read(&path, 1).unwrap().unwrap().synced;
+        for at in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut rotten = bytes.clone();
+                rotten[at] ^= flip;
+                fs::write(&path, &rotten).unwrap();
+                let finding = examined(root.path());
+                match finding.damaged.as_slice() {
+                    [damage] => {
+                        let range = damage.offset..damage.offset + damage.length;
+                        assert!(
+                            range.contains(&(at as u64))
+                                && (at as u64) < synced
+                                && !damage.is_missing
+                        );
+                        assert_eq!(finding.verified + damage.length, all);
+                    }
+                    [] => {
+                        assert!(at as u64 >= synced && finding.unverified > 0, "{at}: {finding:?}")
+                    }
+                    more => panic!("{more:?}"),
+                }
+                assert_eq!(finding.bytes, all);
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_cut_below_the_synced_offset_is_damaged() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let side = Side::read(&path, 1).unwrap().unwrap();
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            let finding = examined(root.path());
+            let missing = side.synced.saturating_sub(length as u64);
+            match finding.damaged.as_slice() {
+                [damage] => assert!(damage.is_missing && damage.length == missing && missing > 0),
+                [] => assert_eq!(missing, 0),
+                more => panic!("{more:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_side_file_is_no_damage() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let side = side::path_of(&path);
+        let records = fs::read(&side).unwrap();
+        for at in 0..records.len() {
+            let mut rotten = records.clone();
+            rotten[at] ^= 0x10;
+            fs::write(&side, &rotten).unwrap();
+            let finding = examined(root.path());
+            assert!(finding.damaged.is_empty() && finding.unverified > 0, "{at}: {finding:?}");
+            assert!(finding.side.is_some() && finding.lines == 12 && finding.not_lines.is_none());
+        }
+        for length in 0..records.len() {
+            fs::write(&side, &records[..length]).unwrap();
+            assert!(examined(root.path()).damaged.is_empty());
+        }
+        fs::remove_file(&side).unwrap();
+        let finding = examined(root.path());
+        assert_eq!(finding.side.as_deref(), Some("missing"));
+        assert_eq!((finding.unverified, finding.lines), (bytes.len() as u64, 12));
+        assert!(finding.damaged.is_empty());
+    }
+
+    #[test]
+    fn padding_counts_for_nothing_and_what_is_no_line_is_told() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let torn = [bytes.as_slice(), b"{\"level\":\"IN\0\0\n", &[b'\n'; 500], b"{}"].concat();
+        fs::write(&path, &torn).unwrap();
+        let finding = examined(root.path());
+        assert_eq!(finding.not_lines, Some((bytes.len() as u64, 2)));
+        assert_eq!((finding.verified, finding.unverified), (bytes.len() as u64, 15 + 2));
+        assert!(finding.damaged.is_empty());
+    }
+
+    /// Recovery cuts what a crash tore, leaves what rotted, and records what it kept.
+    #[test]
+    fn recovery_leaves_what_rotted_below_the_synced_offset_and_records_the_rest() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let mut rotten = bytes.clone();
+        rotten[5] = 0;
+        rotten.extend_from_slice(&line(12));
+        rotten.extend_from_slice(b"{\"torn");
+        fs::write(&path, &rotten).unwrap();
+        let log_dir = LogDir::open(root.path(), 1).unwrap();
+        let kept = rotten.len() - 6;
+        assert_eq!(fs::read(&path).unwrap(), &rotten[..kept]);
+        let notes = log_dir.recovery().notes().join("\n");
+        assert!(notes.contains("fsck") && notes.contains("cut 6 bytes"), "{notes}");
+        let finding = examined(root.path());
+        assert_eq!(finding.damaged.len(), 1);
+        assert_eq!((finding.damaged[0].offset, finding.unverified), (0, 0));
+        assert_eq!(finding.damaged[0].bad_line, Some(0));
+        // The next start finds the same and changes nothing.
+        drop(log_dir);
+        let side = fs::read(side::path_of(&path)).unwrap();
+        let log_dir = LogDir::open(root.path(), 1).unwrap();
+        assert_eq!(log_dir.recovery().bytes_cut, 0);
+        assert_eq!(fs::read(&path).unwrap(), &rotten[..kept]);
+        assert_eq!(fs::read(side::path_of(&path)).unwrap(), side);
+    }
+
+    #[test]
+    fn recovery_makes_a_missing_side_file_and_removes_those_without_a_segment() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        fs::remove_file(side::path_of(&path)).unwrap();
+        for stale in ["000000000002.crc", "000000000001.crc.tmp", "000000000009.crc"] {
+            fs::write(path.with_file_name(stale), "of a segment that is gone").unwrap();
+        }
+        fs::write(path.with_file_name("mine.crc"), "").unwrap();
+        LogDir::open(root.path(), 1).unwrap();
+        let finding = examined(root.path());
+        assert_eq!((finding.verified, finding.side), (bytes.len() as u64, None));
+        let mut names: Vec<_> = fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["000000000001.crc", "000000000001.ndjson", "mine.crc"]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_named() {
+        let root = memory_dir();
+        let refused = examine(&root.path().join("none")).unwrap_err().to_string();
+        assert!(refused.contains("none"), "{refused}");
+        assert_eq!(examine(root.path()).unwrap(), Report::default());
+    }
+}

@@ -11,9 +11,9 @@ use memchr::{memchr_iter, memchr2, memmem};
 
 use super::*;
 use crate::sink::Sink;
-use crate::sink::disk::Disk;
 use crate::sink::disk::faulty::{FaultyDisk, Operation, Verdict};
 use crate::sink::disk::tests::on_each_disk;
+use crate::sink::disk::{Disk, RealDisk};
 
 /// Fast where a test syncs thousands of times.
 fn memory_dir() -> tempfile::TempDir {
@@ -442,4 +442,93 @@ fn after_a_kill_what_was_written_is_there_and_after_a_power_loss_what_was_synced
             assert!(kept.starts_with(&run.acknowledged[..run.synced].concat()));
         }
     }
+}
+
+/// A sink on `disk`, and its directory.
+async fn real_sink(disk: RealDisk, dir: &Path) -> (LogDir, Sink<RealDisk>) {
+    let log_dir = LogDir::open(dir, 1).unwrap();
+    let sink = FileSink::begin(disk, &log_dir.plan(), 0, 20_000, Arc::default()).await.unwrap();
+    (log_dir, Sink::File(sink))
+}
+
+#[test]
+fn a_directory_that_was_removed_costs_one_batch_and_is_made_again() {
+    on_each_disk(|disk, dir| async move {
+        let (log_dir, mut sink) = real_sink(disk, &dir).await;
+        let mut stager = Stager { head: 0 };
+        for round in 0..3 {
+            let kept = stager.stage(&sink, b"{\"kept\":1}\n");
+            sink.write(kept).await.unwrap();
+            fs::remove_dir_all(&dir).unwrap();
+            if round == 1 {
+                // What was written and not synced can never be promised now.
+                let refused = sink.sync().await.unwrap_err();
+                assert!(!refused.is_final && refused.to_string().contains("removed"), "{refused}");
+            } else {
+                let lost = stager.stage(&sink, b"{\"lost\":1}\n");
+                let refused = sink.write(lost).await.unwrap_err();
+                assert!(!refused.is_final() && !refused.is_disk_full(), "{refused}");
+                assert!(refused.to_string().contains("000000000"), "{refused}");
+            }
+            let kept = stager.stage(&sink, b"{\"again\":1}\n");
+            sink.write(kept).await.unwrap();
+            let files = read_all(&segments::shard_directory(&dir, 0));
+            assert_eq!(lines_of_all(&files), b"{\"again\":1}\n");
+            // Whoever waited for a sync of what is gone is told so, once.
+            if round != 1 {
+                assert!(!sink.sync().await.unwrap_err().is_final);
+            }
+            sink.sync().await.unwrap();
+            assert!(matches!(LogDir::open(&dir, 1), Err(OpenError::Locked { .. })), "it is ours");
+        }
+        sink.close().await.unwrap();
+        let report = fsck::examine(&dir).unwrap();
+        assert!(!report.is_damaged() && report.segments.len() == 1);
+        assert_eq!((report.segments[0].unverified, report.segments[0].lines), (0, 1), "{report}");
+        drop(log_dir);
+        LogDir::open(&dir, 1).unwrap();
+    });
+}
+
+#[test]
+fn while_the_directory_cannot_be_made_writes_fail_and_then_they_succeed() {
+    on_each_disk(|disk, dir| async move {
+        let (_log_dir, mut sink) = real_sink(disk, &dir).await;
+        let mut stager = Stager { head: 0 };
+        fs::remove_dir_all(&dir).unwrap();
+        fs::write(&dir, "in the way").unwrap();
+        for _ in 0..3 {
+            let staged = stager.stage(&sink, b"{}\n");
+            assert!(!sink.write(staged).await.unwrap_err().is_final());
+        }
+        fs::remove_file(&dir).unwrap();
+        let staged = stager.stage(&sink, b"{}\n");
+        sink.write(staged).await.unwrap();
+        assert_eq!(lines_of_all(&read_all(&segments::shard_directory(&dir, 0))), b"{}\n");
+        sink.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_directory_that_was_moved_keeps_its_segment_and_another_engines_is_left_alone() {
+    on_each_disk(|disk, dir| async move {
+        let (_log_dir, mut sink) = real_sink(disk, &dir).await;
+        let mut stager = Stager { head: 0 };
+        let line = [vec![b'x'; 14_999], b"\n".to_vec()].concat();
+        let moved = dir.with_extension("moved");
+        fs::rename(&dir, &moved).unwrap();
+        let other = LogDir::open(&dir, 1).unwrap();
+        let staged = stager.stage(&sink, &line);
+        sink.write(staged).await.unwrap();
+        assert_eq!(lines_of_all(&read_all(&segments::shard_directory(&moved, 0))), line);
+        // The next segment lies where LOG_DIR is, unless somebody else is there by then.
+        let staged = stager.stage(&sink, &line);
+        let refused = sink.write(staged).await.unwrap_err().to_string();
+        assert!(refused.contains("another engine"), "{refused}");
+        drop(other);
+        let staged = stager.stage(&sink, &line);
+        sink.write(staged).await.unwrap();
+        assert_eq!(lines_of_all(&read_all(&segments::shard_directory(&dir, 0))), line);
+        sink.close().await.unwrap();
+    });
 }
