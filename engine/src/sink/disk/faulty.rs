@@ -158,17 +158,18 @@ impl FaultyDisk {
 
     /// What `view` makes of each segment, by path.
     pub(crate) fn files<T>(&self, view: impl Fn(&Contents) -> T) -> Vec<(PathBuf, T)> {
-        let mut files = self.all_files(view);
-        files.retain(|(path, _)| path.extension().is_some_and(|end| end == "ndjson"));
-        files
+        let files = self.all_files(Rc::clone);
+        let is_segment = |path: &Path| path.extension().is_some_and(|end| end == "ndjson");
+        let segments = files.into_iter().filter(|(path, _)| is_segment(path));
+        segments.map(|(path, file)| (path, view(&file.borrow()))).collect()
     }
 
     /// What `view` makes of each file, by path.
-    pub(crate) fn all_files<T>(&self, view: impl Fn(&Contents) -> T) -> Vec<(PathBuf, T)> {
+    fn all_files<T>(&self, view: impl Fn(&File) -> T) -> Vec<(PathBuf, T)> {
         let state = self.0.borrow();
         let now = |history: &Vec<Option<File>>| history.last().cloned().flatten();
         let files = state.names.iter().filter_map(|(path, history)| Some((path, now(history)?)));
-        files.map(|(path, file)| (path.clone(), view(&file.borrow()))).collect()
+        files.map(|(path, file)| (path.clone(), view(&file))).collect()
     }
 
     /// Removes every file, as somebody may from outside.
@@ -219,7 +220,7 @@ impl FaultyDisk {
 
     /// Writes what the end of the process leaves to the real directory `root`.
     pub(crate) fn after_kill(&self, root: &Path) {
-        for (path, bytes) in self.all_files(|contents| contents.bytes.clone()) {
+        for (path, bytes) in self.all_files(|file| file.borrow().bytes.clone()) {
             save(&root.join(path), &bytes);
         }
     }
