@@ -258,6 +258,18 @@ fn scraping_under_load_is_consistent_and_costs_no_line() {
     let hammers: Vec<_> = (0..4)
         .map(|n| hammer(engine.address, format!("c{n}"), None, Arc::clone(&enough)))
         .collect();
+    // And somebody overdoes it.
+    let admin = engine.admin();
+    let curious: Vec<_> = ["/metrics", "/status"]
+        .map(|path| {
+            let enough = Arc::clone(&enough);
+            std::thread::spawn(move || {
+                while !enough.load(Ordering::Relaxed) {
+                    assert_eq!(get(admin, path).status, 200);
+                }
+            })
+        })
+        .into();
     let names = ["received_total", "ok_total", "filtered_total", "error_total", "in_flight"];
     let names = names.map(|name| format!("logboom_engine_messages_{name}"));
     let (mut last, mut scrapes) = ([0.0; 2], 0);
@@ -277,6 +289,7 @@ fn scraping_under_load_is_consistent_and_costs_no_line() {
         scrapes += 1;
     }
     enough.store(true, Ordering::Relaxed);
+    curious.into_iter().for_each(|thread| thread.join().unwrap());
     let acknowledged: usize = hammers.into_iter().map(|hammer| hammer.join().unwrap().len()).sum();
     let stopped = engine.stop();
     stopped.assert_clean();

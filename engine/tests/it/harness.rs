@@ -136,7 +136,9 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(2));
         }
         let (mut out, mut err) = (String::new(), String::new());
-        self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_string(&mut out).unwrap();
+        }
         if let Some(mut stderr) = self.child.stderr.take() {
             stderr.read_to_string(&mut err).unwrap();
         }

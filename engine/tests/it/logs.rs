@@ -128,3 +128,14 @@ fn a_stderr_whose_reader_is_gone_ends_nothing() {
     drop(reader);
     works(writer);
 }
+
+#[test]
+fn a_stdout_whose_reader_is_gone_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path());
+    command.stdout(writer);
+    let stopped = Engine::start_as(command, folder).stop();
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+}
