@@ -1,14 +1,18 @@
-//! A usual line costs no allocation, neither in framing nor in decoding nor in its reply.
+//! A usual line costs no allocation, neither in framing nor in decoding nor in its reply; and the
+//! memory that a gzip member takes is no more than is accounted for.
 //! A file of its own, because it replaces the allocator of the whole test program.
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait; it only delegates")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Write;
 
-use proto::{Flow, Frame, Lines, Record, Reply, Scratch};
+use flate2::{Compression, write::GzEncoder};
+use proto::{Bounds, Flow, Frame, Lines, Record, Reply, Scratch, Step, Unpack};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -17,17 +21,21 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(layout.size())));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        let change = new_size.wrapping_sub(layout.size());
+        LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(change)));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(memory, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE_BYTES.with(|live| live.set(live.get().wrapping_sub(layout.size())));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -91,4 +99,34 @@ fn a_line_of_any_size_is_decoded_without_an_allocation() {
         });
         assert_eq!(allocations, 0, "{size}");
     }
+}
+
+#[test]
+fn a_member_takes_no_more_memory_than_is_accounted_and_gives_it_back() {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    for seq in 0..20_000_u32 {
+        writeln!(packer, "{{\"seq\":{}}}", seq.wrapping_mul(2_654_435_761)).unwrap();
+    }
+    let stream = packer.finish().unwrap();
+    let mut scratch = vec![0; 64 << 10];
+    let mut unpack = Unpack::new(262_144, Bounds { ratio_max: 1000, ratio_after_bytes: 8 << 20 });
+    let before = LIVE_BYTES.get();
+    let mut most = 0;
+    for chunk in stream.chunks(5000) {
+        let mut bytes = chunk;
+        loop {
+            let step = unpack.feed(bytes, &mut scratch, |_, _| Flow::Next).unwrap();
+            let live = LIVE_BYTES.get() - before;
+            assert!(live <= unpack.capacity_bytes(), "{live} > {}", unpack.capacity_bytes());
+            most = most.max(live);
+            bytes = &[];
+            if step == Step::Hungry {
+                break;
+            }
+        }
+    }
+    assert!(most > 32 << 10, "{most} bytes: an inflater has been there");
+    assert!(unpack.is_empty());
+    let live = LIVE_BYTES.get() - before;
+    assert!(live <= 4096, "{live} bytes are left");
 }
