@@ -21,6 +21,9 @@ pub(crate) fn check(data: &[u8]) {
     let scratch_bytes = [1, 7, 64, 1000, 1 << 16][usize::from(scratch & 0x7f) % 5];
     let stream = if scratch & 0x80 == 0 { input.to_vec() } else { cook(input) };
     let naive = naive_stream(&stream, line_bytes_max);
+    // Not more than some thousand calls, however much there is to inflate.
+    let inflated_bytes = usize::try_from(naive.inflated_bytes).expect("it is in memory");
+    let scratch_bytes = scratch_bytes.max(inflated_bytes / 4096);
     check_stream(&stream, &naive, line_bytes_max, [cuts, holds], scratch_bytes);
     check_ratio(&stream, &naive, line_bytes_max, scratch_bytes);
     check_datagram(&stream, &naive, line_bytes_max);

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use proto::limits::{
     DEPTH_MAX, ID_BYTES_MAX, LINE_BYTES_MAX, PROTOCOL_VERSION, REASON_BYTES_MAX, REPLY_BYTES_MAX,
 };
-use proto::{Code, Hello, OwnedReply, Record, Reply, Scratch, Status, Welcome};
+use proto::{
+    Bad, Bounds, Code, Flow, Frame, Hello, OwnedReply, Record, Reply, Scratch, Status, Step,
+    Unpack, Welcome,
+};
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -140,6 +143,46 @@ fn the_session_is_what_the_code_would_answer() {
         }
     }
     assert_eq!(got.next(), None);
+}
+
+#[test]
+fn the_bytes_of_the_gzip_example_are_the_lines_that_it_says() {
+    let lines = examples("gzip");
+    let stream: Vec<u8> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("> "))
+        .flat_map(|hex| {
+            let digits: Vec<_> = hex.chars().map(|digit| digit.to_digit(16).unwrap()).collect();
+            digits
+                .chunks(2)
+                .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let bounds = Bounds { ratio_max: 1000, ratio_after_bytes: 8 << 20 };
+    let mut unpack = Unpack::new(LINE_BYTES_MAX, bounds);
+    let mut seen = Vec::new();
+    let mut scratch = vec![0; 4096];
+    let mut on = |frame: Frame<'_>, _| {
+        let Frame::Line(line) = frame else { panic!("too long") };
+        seen.push(String::from_utf8(line.to_vec()).unwrap());
+        Flow::Next
+    };
+    assert_eq!(unpack.feed(&stream, &mut scratch, &mut on), Ok(Step::Hungry));
+    assert_eq!(unpack.finish(&mut scratch, &mut on), Ok(Step::Hungry));
+    let expected: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("< ")).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_it_says_of_gzip_errors_is_what_they_say() {
+    let reasons = [Bad::Damaged("incorrect data check".into()), Bad::TooLarge { ratio_max: 1000 }];
+    for bad in reasons {
+        let mut line = Vec::new();
+        let reason = bad.to_string();
+        Reply::fatal(bad.code(), &reason).write(&mut line);
+        assert!(PROTOCOL.contains(std::str::from_utf8(&line).unwrap()), "{bad}");
+    }
 }
 
 #[test]
