@@ -14,5 +14,8 @@ mod limits;
 mod logs;
 mod pressure;
 mod protocol;
+mod secure;
 mod starting;
+mod tls;
+mod token;
 mod udp;

@@ -22,8 +22,9 @@ use super::session::Session;
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Reads in a poll that bring no plaintext: parts of records, and what is TLS's own.
 const FRUITLESS_READS_MAX: usize = 4;
-/// Heap of rustls and aws-lc for a session that idles, in bytes; see the test that measures it.
-const SESSION_BYTES: usize = 8 * 1024;
+/// Heap of rustls and aws-lc for a session that idles, in bytes; an idle connection
+/// has 15 KB resident in all (tests/it/tls.rs measures it).
+const SESSION_BYTES: usize = 12 * 1024;
 
 /// See the module.
 pub(crate) struct Stream {
