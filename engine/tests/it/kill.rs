@@ -195,7 +195,10 @@ impl Judge {
                 *self.found.entry(key).or_default() += 1;
                 end = at;
             }
-            self.read_to.insert(path, end);
+            // One without a line, prepared ahead, may be removed by the next recovery.
+            if end > 0 {
+                self.read_to.insert(path, end);
+            }
         }
     }
 
