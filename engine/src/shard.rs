@@ -138,6 +138,8 @@ pub(crate) struct Ended {
 const INFLATE_SLICE: usize = 128 * 1024;
 /// How often the keeper looks at connections, and numbers are published.
 const TICK: Duration = Duration::from_millis(50);
+/// When memory is used up, this part of it is taken from the holders of the largest lines.
+const MEMORY_FREED_PART: usize = 4;
 
 /// Runs a shard until it is told to stop and has drained.
 pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) -> Ended {
@@ -208,16 +210,21 @@ async fn keep(shard: Rc<Shard>, published: Arc<Published>, space: Arc<Space>) {
         shard.counters.set(Counter::MemoryHeld, shard.memory_held.get() as u64);
         shard.counters.publish(&published);
         shard.registry.kill_late(now, &shard.settings.patience);
-        if shard.is_short_of_memory() {
-            if !shard.memory.is_empty() && shard.registry.kill_largest_carry() {
-                shard.counters.add(Counter::MemoryKills, 1);
+        if !shard.is_short_of_memory() {
+            shard.memory.wake_all();
+        } else if !shard.memory.is_empty() {
+            // More than what is missing: others would take that up at once, and who holds nothing
+            // has to come through, too.
+            let most = shard.settings.connection_memory_bytes;
+            let excess = shard.memory_held.get() - most + most / MEMORY_FREED_PART;
+            let killed = shard.registry.kill_largest_carries(excess);
+            shard.counters.add(Counter::MemoryKills, killed);
+            if killed > 0 {
                 warn!(
                     shard = here,
-                    "MEMORY_BYTES_MAX is used up: the largest unfinished line goes"
+                    killed, "MEMORY_BYTES_MAX is used up: the largest unfinished lines go"
                 );
             }
-        } else {
-            shard.memory.wake_all();
         }
     }
 }
@@ -229,7 +236,11 @@ pub(crate) struct Held(usize);
 impl Held {
     /// Says how much the connection holds now.
     pub(crate) fn set(&mut self, shard: &Shard, bytes: usize) {
+        let was_short = shard.is_short_of_memory();
         shard.memory_held.set(shard.memory_held.get() - self.0 + bytes);
         self.0 = bytes;
+        if was_short && !shard.is_short_of_memory() {
+            shard.memory.wake_all();
+        }
     }
 }

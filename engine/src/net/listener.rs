@@ -33,6 +33,8 @@ use crate::stall::Task;
 const BACKLOG: i32 = 4096;
 /// After a failed accept (EMFILE fails at once and for ever).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Accepted connections before others have a turn.
+const ACCEPTS_PER_TURN: usize = 16;
 /// Refused clients that are told why at a time; more are dropped without a word.
 const REFUSALS_MAX: usize = 64;
 /// Descriptors on their way to another shard; when that many wait, the accepting shard serves.
@@ -212,7 +214,13 @@ pub(crate) fn open(shard: &Rc<Shard>, listener: OwnedFd, balance: &Arc<Balance>)
 
 async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
     let listener = descriptor::tcp_listener(listener);
+    let mut accepted = 0;
     while !shard.stopping.get() {
+        // An accept that finds somebody waiting does not give up the thread.
+        accepted += 1;
+        if accepted % ACCEPTS_PER_TURN == 0 {
+            glommio::executor().yield_now().await;
+        }
         match listener.accept().await {
             Ok(_) if shard.stopping.get() => break,
             Ok(stream) => admit(&shard, stream, &balance),

