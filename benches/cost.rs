@@ -41,25 +41,45 @@ struct Shape {
     connections: u32,
     batch: u32,
     pipelined: bool,
+    wire: Wire,
     engine: &'static [(&'static str, &'static str)],
 }
 
+/// What lies below the lines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Plain,
+    Tls,
+    Gzip,
+}
+
+/// What the costs of other wires are compared with.
+const PLAIN: Shape = Shape {
+    name: "pipelined, written",
+    connections: 8,
+    batch: 2000,
+    pipelined: true,
+    wire: Wire::Plain,
+    engine: &[],
+};
+
 const SHAPES: &[Shape] = &[
-    Shape { name: "pipelined, written", connections: 8, batch: 2000, pipelined: true, engine: &[] },
+    PLAIN,
+    Shape { name: "pipelined, written, TLS", wire: Wire::Tls, ..PLAIN },
+    Shape { name: "pipelined, written, gzip", wire: Wire::Gzip, ..PLAIN },
     Shape {
         name: "pipelined, received, no persistence",
-        connections: 8,
-        batch: 2000,
-        pipelined: true,
         engine: &[("ENABLE_PERSISTENCE", "false")],
+        ..PLAIN
     },
-    Shape { name: "ping-pong, written", connections: 64, batch: 1, pipelined: false, engine: &[] },
+    Shape { name: "ping-pong, written", connections: 64, batch: 1, pipelined: false, ..PLAIN },
     Shape {
         name: "ping-pong, received, no persistence",
         connections: 64,
         batch: 1,
         pipelined: false,
         engine: &[("ENABLE_PERSISTENCE", "false")],
+        ..PLAIN
     },
 ];
 
@@ -102,6 +122,14 @@ fn main() {
             median(costs.iter().map(|cost| cost.lines_per_second)),
         );
     }
+    let Some(plain) = shapes.iter().position(|shape| shape.name == PLAIN.name) else { return };
+    for (shape, others) in shapes.iter().zip(&costs) {
+        if shape.wire != Wire::Plain {
+            // Of neighbours in time, so that what a drifting machine adds is in both.
+            let ratios = costs[plain].iter().zip(others).map(|(plain, it)| it.engine / plain.engine);
+            println!("{}: engine {} times plain", shape.name, spread(ratios));
+        }
+    }
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -135,6 +163,12 @@ fn run(shape: &Shape, options: &Options) -> Cost {
     let (engine_cpus, generator_cpus) = halves();
     let folder = tempfile::tempdir().unwrap();
     let ready = folder.path().join("ready");
+    let certs = folder.path().join("certs");
+    if shape.wire == Wire::Tls {
+        let mut make = Command::new(beside("logboom-engine"));
+        let made = make.env_clear().args(["certs", "--cert-dir"]).arg(&certs).output().unwrap();
+        assert!(made.status.success(), "no certificates: {made:?}");
+    }
     let mut engine = Command::new(beside("logboom-engine"));
     engine
         .env_clear()
@@ -142,7 +176,10 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         .env("SERVER_PORT", "0")
         .env("ADMIN_PORT", "0")
         .env("LOG_DIR", folder.path().join("logs"))
+        .env("ADMIN_PORT", "0")
         .env("READY_FILE", &ready)
+        .env("ENABLE_TLS", (shape.wire == Wire::Tls).to_string())
+        .env("CERT_DIR", &certs)
         .envs(shape.engine.iter().copied())
         .envs(options.engine_env.iter().filter_map(|pair| pair.split_once('=')))
         .stdout(Stdio::null())
@@ -154,14 +191,18 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         std::thread::sleep(Duration::from_millis(5));
     }
     let port = json(&ready)["port"].as_u64().unwrap();
+    let scheme = if shape.wire == Wire::Tls { "tls" } else { "tcp" };
     let load = |total: u64| {
         let summary = folder.path().join("summary.json");
         let mut generator = Command::new(beside("logboom-loadgen"));
         generator
             .env_clear()
-            .args(["--target", &format!("tcp://127.0.0.1:{port}"), "--quiet"])
+            .args(["--target", &format!("{scheme}://127.0.0.1:{port}"), "--quiet"])
             .args(["-n", &total.to_string(), "-c", &shape.connections.to_string()])
             .args(["--batch-size", &shape.batch.to_string()])
+            .args(["--compress", &(shape.wire == Wire::Gzip).to_string()])
+            .arg("--ca-cert-path")
+            .arg(certs.join("ca.crt"))
             .arg("--json")
             .arg(&summary)
             .stdout(Stdio::null());
