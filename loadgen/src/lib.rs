@@ -32,7 +32,7 @@ use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
 use crate::measure::environment::{Environment, Granted};
 use crate::measure::progress::Series;
-use crate::measure::recorder::Totals;
+use crate::measure::recorder::{Totals, code};
 use crate::measure::resources::{Cpu, Resources};
 use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
 use crate::plan::payloads::Payloads;
@@ -326,6 +326,9 @@ fn sum_up(
         None => Verdict::Pass,
     };
     let mut remarks = Vec::new();
+    if !is_unreachable && totals.counts.errors.contains_key(code::REFUSED) {
+        remarks.extend(last_failure.iter().map(|reason| format!("refused: {reason}")));
+    }
     if is_unreachable {
         let reason = last_failure.unwrap_or_default();
         remarks.push(format!(

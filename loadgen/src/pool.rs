@@ -49,6 +49,8 @@ pub(crate) struct Pool<H> {
     open: Cell<usize>,
     /// Since when no attempt has succeeded while none is open.
     down_since_ns: Cell<Option<u64>>,
+    /// The target let us connect and refused us then; until it answers, a connection is no sign.
+    is_doubted: Cell<bool>,
     last_failure: RefCell<Option<NoConnection>>,
     ledger: RefCell<Vec<LedgerConnection>>,
 }
@@ -71,6 +73,7 @@ impl<H: Hammer> Pool<H> {
             conn_next: Cell::new(limits.conn_first),
             open: Cell::new(0),
             down_since_ns: Cell::new(None),
+            is_doubted: Cell::new(false),
             last_failure: RefCell::new(None),
             ledger: RefCell::default(),
         }
@@ -95,7 +98,9 @@ impl<H: Hammer> Pool<H> {
             match H::connect(&self.target, self.limits.connect_timeout).await {
                 Ok(hammer) => {
                     self.open.set(self.open.get() + 1);
-                    self.down_since_ns.set(None);
+                    if !self.is_doubted.get() {
+                        self.down_since_ns.set(None);
+                    }
                     let conn = self.conn_next.replace(self.conn_next.get() + self.limits.conn_step);
                     let identity = Identity::new(conn, self.limits.keeps_ledger);
                     return Ok(Connection { hammer, identity, has_answered: false });
@@ -119,6 +124,8 @@ impl<H: Hammer> Pool<H> {
     /// Gives a connection back after a batch that was answered.
     pub(crate) fn put(&self, worker: usize, mut connection: Connection<H>) {
         connection.has_answered = true;
+        self.is_doubted.set(false);
+        self.down_since_ns.set(None);
         let slot = &mut self.slots.borrow_mut()[worker];
         assert!(slot.idle.is_none(), "one connection a worker");
         slot.failures = 0;
@@ -130,14 +137,25 @@ impl<H: Hammer> Pool<H> {
         let slot = &mut self.slots.borrow_mut()[worker];
         let is_alive = has_progressed || connection.has_answered;
         slot.failures = if is_alive { 0 } else { slot.failures + 1 };
-        self.close(connection);
+        self.note_closed(connection.identity);
+    }
+
+    /// Drops a connection on which the target refused us.
+    pub(crate) fn refused(&self, worker: usize, connection: Connection<H>, reason: &str) {
+        self.discard(worker, connection, false);
+        self.last_failure.replace(Some(NoConnection::refused(reason)));
+        self.is_doubted.set(true);
+        if self.open.get() == 0 && self.down_since_ns.get().is_none() {
+            self.down_since_ns.set(Some(self.clock.now_ns()));
+        }
     }
 
     /// Closes a worker's connection at its end.
     pub(crate) fn retire(&self, worker: usize) {
         let idle = self.slots.borrow_mut()[worker].idle.take();
-        if let Some(connection) = idle {
-            self.close(connection);
+        if let Some(Connection { hammer, identity, .. }) = idle {
+            hammer.close();
+            self.note_closed(identity);
         }
     }
 
@@ -158,9 +176,9 @@ impl<H: Hammer> Pool<H> {
         }
     }
 
-    fn close(&self, connection: Connection<H>) {
+    fn note_closed(&self, identity: Identity) {
         self.open.set(self.open.get() - 1);
-        self.ledger.borrow_mut().extend(connection.identity.into_ledger());
+        self.ledger.borrow_mut().extend(identity.into_ledger());
     }
 
     fn pause(&self, failures: u32) -> Duration {

@@ -145,6 +145,21 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: Claim) {
                 shop.pool.discard(worker, connection, false);
                 continue;
             }
+            Ok(Err(Broken::Refused(reason))) => {
+                // Nothing of it may have gone yet: then another connection is due to it.
+                let is_retried = batch.is_fresh() && attempt < STALE_MAX;
+                if is_retried {
+                    batch.withdraw();
+                } else {
+                    batch.fail(code::REFUSED);
+                    batch.close();
+                }
+                shop.pool.refused(worker, connection, &reason);
+                if is_retried {
+                    continue;
+                }
+                return;
+            }
             Ok(Err(broken)) => batch.fail(broken.code()),
             Err(Abort::Timeout) => batch.fail(code::TIMEOUT),
             Err(Abort::End) => batch.give_up(),

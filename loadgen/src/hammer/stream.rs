@@ -5,12 +5,13 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use futures_rustls::TlsConnector;
 use futures_rustls::client::TlsStream;
 use glommio::net::TcpStream;
+use rustls::AlertDescription;
 
 use crate::tls::Tls;
 
@@ -53,6 +54,30 @@ fn why(error: &io::Error) -> String {
             "TLS handshake: the target closed the connection".to_owned()
         }
         _ => format!("TLS handshake: {error}"),
+    }
+}
+
+/// Why a read failed, where TLS says it: in TLS 1.3 a refused client certificate shows only here.
+pub(super) fn refusal(error: &io::Error) -> Option<String> {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())?;
+    Some(match tls {
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "TLS: the target asks for a client certificate (CLIENT_CERT_PATH)".to_owned()
+        }
+        rustls::Error::AlertReceived(alert) => {
+            format!("TLS: the target refuses: {alert:?} (CLIENT_CERT_PATH?)")
+        }
+        other => format!("TLS: {other}"),
+    })
+}
+
+impl Stream {
+    /// Says that nothing more will come, as far as the kernel takes it at once.
+    pub(super) fn close(mut self) {
+        if let Stream::Tls(_) = self {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self).poll_close(&mut cx);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use proto::hello::{Hello, Replies, Welcome};
 use proto::reply::{OwnedReply, Status};
 
 use super::replies::{CODE_MISSING, Kind, REPLY_BYTES_MAX, ReplyLines, Run};
-use super::stream::Stream;
+use super::stream::{Stream, refusal};
 use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
 
 /// Bytes handed to one write: large enough that the system call is a small part of the cost.
@@ -28,6 +28,8 @@ const WRITE_BYTES: usize = 128 * 1024;
 const MEMBER_BYTES: usize = 1 << 20;
 /// Writes in one poll, so that a huge batch lets others of its shard through.
 const WRITES_PER_POLL: u32 = 8;
+/// How a TLS alert begins, which is what a TLS server says to plain lines.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// A connection.
 pub(crate) struct Tcp {
@@ -35,6 +37,10 @@ pub(crate) struct Tcp {
     /// What the socket did not take of the last write.
     pending: Vec<u8>,
     pending_at: usize,
+    /// A part of the member at hand has gone: its messages may be answered already.
+    is_member_cut: bool,
+    /// It has answered a message.
+    has_answered: bool,
     /// A write has failed: only the server's last words are still read.
     is_write_broken: bool,
     replies: ReplyLines,
@@ -75,6 +81,10 @@ impl Hammer for Tcp {
     async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
         poll_fn(|cx| self.poll_hit(cx, kit, batch)).await
     }
+
+    fn close(self) {
+        self.stream.close();
+    }
 }
 
 /// All that comes before the first message.
@@ -94,6 +104,8 @@ impl Tcp {
             stream,
             pending: Vec::new(),
             pending_at: 0,
+            is_member_cut: false,
+            has_answered: false,
             is_write_broken: false,
             replies: ReplyLines::default(),
         }
@@ -150,8 +162,8 @@ impl Tcp {
         while !batch.is_settled() {
             let read = &mut *kit.read.borrow_mut();
             let n = match ready!(Pin::new(&mut self.stream).poll_read(cx, read)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Reset)),
-                Ok(n) => n,
+                Ok(n) if n > 0 => n,
+                end => return Poll::Ready(Err(self.broken(end).unwrap_or(Broken::Reset))),
             };
             batch.after_read();
             self.take_replies(&read[..n], batch)?;
@@ -165,7 +177,7 @@ impl Tcp {
         let read = &mut *kit.read.borrow_mut();
         match Pin::new(&mut self.stream).poll_read(cx, read) {
             Poll::Pending if self.replies.is_between_lines() => Ok(()),
-            Poll::Ready(Ok(0) | Err(_)) => Err(Broken::Stale),
+            Poll::Ready(end @ (Ok(0) | Err(_))) => Err(self.broken(end).unwrap_or(Broken::Stale)),
             Poll::Pending => Err(Broken::Mismatch),
             Poll::Ready(Ok(n)) => match self.replies.feed(&read[..n]) {
                 // An idle timeout, a shutdown: said before anything of this batch was sent.
@@ -226,12 +238,16 @@ impl Tcp {
                 batch.wrote(batch.unwritten());
                 self.pending.clear();
                 self.pending_at = 0;
+                self.is_member_cut = false;
                 continue;
             }
             // The messages of a member are sent when all of it is.
             if kit.is_plain {
                 let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();
                 batch.wrote(ends as u64);
+            } else {
+                batch.wrote_part();
+                self.is_member_cut = true;
             }
             match fresh {
                 None => self.pending_at += n,
@@ -241,6 +257,12 @@ impl Tcp {
         cx.waker().wake_by_ref();
     }
 
+    /// What an end means before the target has answered anything.
+    fn broken(&self, end: io::Result<usize>) -> Option<Broken> {
+        let error = end.err().filter(|_| !self.has_answered)?;
+        refusal(&error).map(Broken::Refused)
+    }
+
     fn keep(&mut self, rest: &[u8]) {
         self.pending.clear();
         self.pending.extend_from_slice(rest);
@@ -248,11 +270,21 @@ impl Tcp {
     }
 
     fn take_replies(&mut self, chunk: &[u8], batch: &mut Batch<'_>) -> Result<(), Broken> {
+        if chunk.starts_with(&TLS_ALERT) && !self.has_answered {
+            let reason = "the target speaks TLS: tls:// (TARGET) or ENABLE_TLS";
+            return Err(Broken::Refused(reason.to_owned()));
+        }
         let runs = self.replies.feed(chunk)?;
         let total = runs.iter().fold(0u64, |total, run| total.saturating_add(run.count));
-        if total > batch.unanswered() {
-            return Err(Broken::Mismatch);
+        let ahead = total.saturating_sub(batch.unanswered());
+        if ahead > 0 {
+            // A server may answer the beginning of a member before it has the end.
+            if !self.is_member_cut || ahead > batch.unwritten() {
+                return Err(Broken::Mismatch);
+            }
+            batch.proved(ahead);
         }
+        self.has_answered |= total > 0;
         for run in runs {
             match &run.reply {
                 Kind::Answer(answer) => batch.answered(*answer, run.count),

@@ -44,6 +44,8 @@ impl Hammer for Udp {
         }
     }
 
+    fn close(self) {}
+
     async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
         let mut datagrams = 0;
         while batch.unencoded() > 0 {
@@ -58,7 +60,7 @@ impl Hammer for Udp {
                     Ok(()) => break,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(PAUSE).await,
                     Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                        return Err(Broken::Refused);
+                        return Err(Broken::Refused(error.to_string()));
                     }
                     Err(_) => return Err(Broken::Reset),
                 }

@@ -5,8 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod keys;
 mod load;
+mod sealed;
 mod server;
+mod tls;
 mod tool;
 mod transport;
 mod trouble;
