@@ -126,7 +126,8 @@ fn main() {
     for (shape, others) in shapes.iter().zip(&costs) {
         if shape.wire != Wire::Plain {
             // Of neighbours in time, so that what a drifting machine adds is in both.
-            let ratios = costs[plain].iter().zip(others).map(|(plain, it)| it.engine / plain.engine);
+            let ratios =
+                costs[plain].iter().zip(others).map(|(plain, it)| it.engine / plain.engine);
             println!("{}: engine {} times plain", shape.name, spread(ratios));
         }
     }
@@ -200,7 +201,7 @@ fn run(shape: &Shape, options: &Options) -> Cost {
             .args(["--target", &format!("{scheme}://127.0.0.1:{port}"), "--quiet"])
             .args(["-n", &total.to_string(), "-c", &shape.connections.to_string()])
             .args(["--batch-size", &shape.batch.to_string()])
-            .args(["--compress", &(shape.wire == Wire::Gzip).to_string()])
+            .arg(format!("--compress={}", shape.wire == Wire::Gzip))
             .arg("--ca-cert-path")
             .arg(certs.join("ca.crt"))
             .arg("--json")
