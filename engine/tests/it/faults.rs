@@ -10,12 +10,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proto::reply::{OwnedReply, Status};
 use tempfile::TempDir;
 
-use crate::clients::{Client, line};
+use crate::clients::{Client, hammer, line};
 use crate::harness::{Engine, PATIENCE, command, command_under, skip, stored};
 
 /// A mount namespace.
@@ -463,4 +465,49 @@ fn a_wall_clock_that_jumps_changes_nothing() {
     assert_eq!(stored(stopped.folder.path()).len(), 101);
     assert!(stopped.total("syncs") > 2);
     assert_eq!(stopped.total("idle_timeouts"), 0);
+}
+
+#[test]
+fn a_log_dir_that_is_removed_while_running_is_made_again_and_what_is_acknowledged_then_is_there() {
+    let engine = Engine::start(&[("SHARDS", "1"), ("SEGMENT_BYTES_MAX", "64KiB")]);
+    let log_dir = engine.log_dir();
+    let enough = Arc::new(AtomicBool::new(false));
+    // Others write all the time, so that it goes in the middle of something.
+    let others: Vec<_> = (0..3)
+        .map(|n| hammer(engine.address, format!("other {n}"), None, Arc::clone(&enough)))
+        .collect();
+    let mut witness = Witness::of(&engine, 1_000);
+    for round in 0..5 {
+        for _ in 0..20 {
+            witness.ask_until(&["ok"]);
+        }
+        if round % 2 == 0 {
+            // The engine may put something there while it goes.
+            while std::fs::remove_dir_all(&log_dir).is_err() && log_dir.exists() {}
+        } else {
+            let aside = engine.folder.path().join(format!("aside {round}"));
+            std::fs::write(&aside, "in the way").unwrap();
+            // In one step: the engine would make it again in between.
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(rustix::fs::CWD, &log_dir, rustix::fs::CWD, &aside, exchange)
+                .unwrap();
+            std::fs::remove_dir_all(&aside).unwrap();
+            witness.ask_until(&["storage_failed"]);
+            std::fs::remove_file(&log_dir).unwrap();
+        }
+        witness.acknowledged.clear();
+    }
+    for _ in 0..50 {
+        witness.ask_until(&["ok"]);
+    }
+    enough.store(true, Ordering::Relaxed);
+    for other in others {
+        other.join().unwrap();
+    }
+    let stopped = engine.stop();
+    stopped.assert_clean();
+    let there = stored(stopped.folder.path());
+    for line in &witness.acknowledged {
+        assert_eq!(there.get(line), Some(&1), "lost {}", &line[line.len() - 30..]);
+    }
 }
