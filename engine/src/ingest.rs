@@ -372,7 +372,9 @@ fn refuse<'s>(counters: &Counters, why: Why, id: Option<Id<'s>>) -> Fate<'s> {
 
 /// In milliseconds, rounded up: who comes back then does not come too early.
 fn up_to_ms(rest: Duration) -> u32 {
-    u32::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+    let begun = u64::from(rest.subsec_nanos().div_ceil(1_000_000));
+    let ms = rest.as_secs().saturating_mul(1000).saturating_add(begun);
+    u32::try_from(ms).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
