@@ -109,6 +109,7 @@ impl Offer {
 struct Case {
     rng: Rng,
     weather: Weather,
+    lengths: Lengths,
     root: tempfile::TempDir,
     /// By their numbers, over all lives.
     lines: Vec<Vec<u8>>,
@@ -121,11 +122,24 @@ fn memory_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
+/// How long the lines of a case are.
+#[derive(Clone, Copy, Debug)]
+enum Lengths {
+    /// Of all kinds, mostly short.
+    Mixed,
+    /// Mostly longer than a sector: sectors of two can mix.
+    Long,
+    /// Whole sectors: what is lost leaves whole lines around it.
+    Sectors,
+}
+
 /// A line like no other: what is mixed from two is neither.
-fn line(rng: &mut Rng, number: usize) -> Vec<u8> {
-    let bytes = match rng.u8(..24) {
-        0 => rng.usize(3000..9000),
-        1..6 => 0,
+fn line(rng: &mut Rng, number: usize, lengths: Lengths) -> Vec<u8> {
+    let bytes = match (lengths, rng.u8(..24)) {
+        (Lengths::Mixed, 0) => rng.usize(3000..9000),
+        (Lengths::Mixed, 1..6) => 0,
+        (Lengths::Long, 0..16) => rng.usize(1000..4000),
+        (Lengths::Sectors, _) => 150,
         _ => rng.usize(..300),
     };
     let mut line = String::new();
@@ -139,7 +153,13 @@ fn line(rng: &mut Rng, number: usize) -> Vec<u8> {
     line.push_str(r#""level":"INFO","message":""#);
     line.push_str(&fill.repeat(bytes));
     write!(line, r#"","seq":{number}}}"#).unwrap();
-    line.into_bytes()
+    let mut line = line.into_bytes();
+    if matches!(lengths, Lengths::Sectors) {
+        // In front, so that the number stays at the end.
+        let missing = (line.len() + 1).next_multiple_of(512) - (line.len() + 1);
+        line.splice(1..1, std::iter::repeat_n(b' ', missing));
+    }
+    line
 }
 
 fn number_of(line: &[u8]) -> Option<usize> {
@@ -188,9 +208,16 @@ fn judge(
 
 impl Case {
     fn new(seed: u64, weather: Weather) -> Case {
+        let mut rng = Rng::with_seed(seed);
+        let lengths = match rng.u8(..6) {
+            0 => Lengths::Long,
+            1 => Lengths::Sectors,
+            _ => Lengths::Mixed,
+        };
         Case {
-            rng: Rng::with_seed(seed),
+            rng,
             weather,
+            lengths,
             root: memory_dir(),
             lines: Vec::new(),
             kept: Vec::new(),
@@ -370,7 +397,7 @@ impl Case {
         for _ in 0..rng.u32(1..100) {
             let durability = durabilities[rng.usize(..3)];
             for _ in 0..rng.usize(..6) {
-                let line = line(rng, self.lines.len() + offers.len());
+                let line = line(rng, self.lines.len() + offers.len(), self.lengths);
                 let mut ingest = intake.ingest.borrow_mut();
                 let ticket = match ingest.offer(&line, durability, Instant::now()) {
                     Fate::Batched(ticket, _) => Some(Rc::clone(ticket)),
@@ -482,6 +509,7 @@ impl Seen {
 
 /// Runs cases that must hold, and must have seen something.
 fn hold(count: u64, weathers: &[Weather]) {
+    let count = number_from("LOGBOOM_CASES").unwrap_or(count);
     let seen = cases(count, weathers).unwrap_or_else(|error| panic!("{error}"));
     eprintln!("{seen:?}");
     if number_from("LOGBOOM_SEED").is_none() {
@@ -490,7 +518,7 @@ fn hold(count: u64, weathers: &[Weather]) {
     }
 }
 
-const CASES: u64 = 450;
+const CASES: u64 = 400;
 const CALM: Weather =
     Weather { faults: false, power_loss: false, removals: false, lives: 1, lies: None };
 const POWER: Weather = Weather { power_loss: true, ..CALM };

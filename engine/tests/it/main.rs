@@ -7,6 +7,7 @@ mod check;
 mod clients;
 mod durability;
 mod faults;
+mod fsck;
 mod gzip;
 mod harness;
 mod hostile;
