@@ -68,12 +68,19 @@ impl Seat {
 pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, seat: Seat) {
     let Seat { entry, place } = seat;
     let _ = stream.set_nodelay(true);
-    if let Some(transport) = shake_hands(&shard, stream, &entry).await {
+    let transport = if shard.keys.is_none() {
+        Some(Transport::Plain(stream))
+    } else {
+        // Boxed: a plain connection must not pay for its size.
+        Box::pin(shake_hands(&shard, stream, &entry)).await
+    };
+    if let Some(transport) = transport {
         let mut connection = Connection::new(Rc::clone(&shard), transport, entry);
         let end = poll_fn(|cx| connection.poll(cx)).await;
         connection.held.set(&shard, 0);
         shard.counters.add(Counter::ConnectionsClosed, 1);
-        farewell::part(&shard, connection.transport, end).await;
+        // Boxed: while it lives, a connection must not pay for the size of its end.
+        Box::pin(farewell::part(&shard, connection.transport, end)).await;
     } else {
         shard.counters.add(Counter::ConnectionsClosed, 1);
     }
@@ -84,7 +91,6 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, seat: Seat) {
 async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Option<Transport> {
     let Some(keys) = &shard.keys else { return Some(Transport::Plain(stream)) };
     entry.awaits.set(Some((Awaited::Handshake, Instant::now())));
-    // Boxed: a plain connection must not pay for its size.
     let mut handshake = Box::pin(tls::handshake(keys, stream, &shard.read_buffer));
     let mut held = Held::default();
     held.set(shard, tls::HANDSHAKE_BYTES);
@@ -109,7 +115,7 @@ async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Opt
             debug!("TLS handshake failed: {}", failed.reason);
             if let Some(socket) = failed.socket {
                 // So that the alert is not destroyed by the close.
-                farewell::part(shard, Transport::Plain(socket), End::LastWord).await;
+                Box::pin(farewell::part(shard, Transport::Plain(socket), End::LastWord)).await;
             }
             None
         }

@@ -289,9 +289,7 @@ fn ten_thousand_idle_connections_cost_little_and_hinder_nobody() {
         each
     });
     println!("{wanted} idle connections: {each} bytes each");
-    // Debug builds have larger tasks; the figure that counts is a release build's.
-    let most = if cfg!(debug_assertions) { 16 << 10 } else { 8 << 10 };
-    assert!(each <= most, "{each} bytes each");
+    assert!(each <= 8 << 10, "{each} bytes each");
     let stopped = stop(engine, &damage);
     assert!(stopped.total("connections_opened") >= wanted as u64);
     assert_eq!(stopped.total("connections_opened"), stopped.total("connections_closed"));
