@@ -59,8 +59,8 @@ fn troubles(config: &Config, shards: usize) -> Vec<Error> {
     if shards > 0 {
         troubles.extend(config.connection_memory_bytes(shards).err());
     }
-    troubles.extend(crate::keys(config).err());
-    troubles.extend(crate::token(config).err());
+    troubles.extend(crate::start::keys(config).err());
+    troubles.extend(crate::start::token(config).err());
     troubles.extend(config.address().err());
     if config.admin_enabled {
         troubles.extend(config.admin_address().err());
