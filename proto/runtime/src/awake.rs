@@ -8,8 +8,10 @@
 //! 12 busy processes; with the ladder none of 756).
 //!
 //! A timer that is *still pending* does end such a sleep. So a ladder of them is kept ahead of the
-//! clock, each twice as far as the one before: whichever is next after a missed turn brings the
-//! shard back. Costs one wake-up in [`FIRST_RUNG`].
+//! clock: whichever is next after a missed turn brings the shard back. On a machine with a dozen
+//! busy processes a core, several turns in a row are missed; a ladder of seven rungs was used up
+//! now and then (two tests of hundreds stood still for half a minute). So there are many rungs near
+//! by, and some far ahead. Costs one wake-up in [`STEP`].
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -19,9 +21,11 @@ use std::time::Duration;
 use glommio::timer::Timer;
 
 /// How long a missed turn lasts, mostly.
-const FIRST_RUNG: Duration = Duration::from_millis(20);
-/// The last rung is 64 times as far: 1.28 s.
-const RUNGS: u32 = 7;
+const STEP: Duration = Duration::from_millis(20);
+/// Rungs that are one step apart.
+const NEAR_RUNGS: u32 = 32;
+/// Rungs behind them, each twice as far as the one before: the last is 41 s ahead.
+const FAR_RUNGS: u32 = 6;
 
 /// Runs `work` on the executor of this thread, which then does not sleep with work to do.
 pub async fn kept_awake<T>(work: impl Future<Output = T>) -> T {
@@ -32,8 +36,9 @@ pub async fn kept_awake<T>(work: impl Future<Output = T>) -> T {
 /// Climbs for ever.
 async fn keep_awake() -> std::convert::Infallible {
     loop {
-        let mut ladder: Vec<Timer> =
-            (0..RUNGS).map(|rung| Timer::new(FIRST_RUNG * (1 << rung))).collect();
+        let near = (1..=NEAR_RUNGS).map(|rung| STEP * rung);
+        let far = (1..=FAR_RUNGS).map(|rung| STEP * NEAR_RUNGS * (1 << rung));
+        let mut ladder: Vec<Timer> = near.chain(far).map(Timer::new).collect();
         poll_fn(|cx| {
             // All are polled, because a timer counts only once it has been.
             let polls = ladder.iter_mut().map(|timer| Pin::new(timer).poll(cx).is_ready());
