@@ -166,13 +166,17 @@ fn every_link_between_documents_leads_somewhere() {
     }
 }
 
+fn is_of_target(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter == '-'
+}
+
 #[test]
 fn every_make_target_that_is_named_exists() {
     let makefile = read("Makefile");
     let targets: BTreeSet<&str> = makefile
         .lines()
         .filter_map(|line| line.split_once(": ")?.0.split(' ').next())
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()))
+        .filter(|name| !name.contains(|letter| !is_of_target(letter)))
         .collect();
     for document in DOCUMENTS {
         let text = read(document);
@@ -182,7 +186,7 @@ fn every_make_target_that_is_named_exists() {
             if !before.ends_with('`') && !before.ends_with("    ") {
                 continue;
             }
-            let end = behind.find(|letter: char| !letter.is_ascii_lowercase());
+            let end = behind.find(|letter| !is_of_target(letter));
             let name = &behind[..end.unwrap_or(behind.len())];
             assert!(targets.contains(name), "{document} names `make {name}`");
         }
