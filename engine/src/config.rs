@@ -244,7 +244,7 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Whether people asked all programs for text without colours (https://no-color.org).
+/// Whether people asked all programs for text without colours (<https://no-color.org>).
 pub(crate) fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
