@@ -1,9 +1,10 @@
 //! What is sent, and when: pure values, no clock, no I/O.
 //!
-//! [`schedule`] says when message n is due, [`payloads`] what its bytes are; [`random`] is the one
-//! source of chance, seeded. All are closed forms of a message's number, so that every shard
-//! computes its own part of one plan without asking.
+//! [`shape`] is what was asked for, [`schedule`] says when message n is due, [`payloads`] what its
+//! bytes are; [`random`] is the one source of chance, seeded. All are closed forms of a message's
+//! number, so that every shard computes its own part of one plan without asking.
 
 pub mod payloads;
 pub mod random;
 pub mod schedule;
+pub mod shape;
