@@ -49,6 +49,7 @@ mod dispatch;
 mod error;
 mod hammer;
 pub mod measure;
+mod observer;
 pub mod plan;
 mod pool;
 mod shard;
@@ -61,6 +62,7 @@ pub use measure::ledger::{Ledger, LedgerConnection};
 pub use measure::progress::Progress;
 pub use measure::summary::{Summary, Verdict};
 pub use measure::{ledger, summary};
+pub use observer::{Manifest, Observer};
 
 /// What a run leaves behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,16 +87,12 @@ const PREEMPT: Duration = Duration::from_millis(1);
 const IO_MEMORY_BYTES: usize = 1 << 20;
 const RING_DEPTH: std::ops::RangeInclusive<usize> = 128..=4096;
 
-/// Runs the load of `config` until it is over, or `stop` is requested; tells `progress` once a
-/// second, on this thread.
+/// Runs the load of `config` until it is over, or `stop` is requested; tells `observer` when it
+/// starts and once a second, on this thread.
 ///
 /// # Errors
 /// The run cannot begin: usage, resolution, io_uring. What happens later is part of the outcome.
-pub fn run(
-    config: &Config,
-    stop: &Stop,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Outcome, Error> {
+pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     let config = resolve(config, &cpus);
@@ -127,13 +125,14 @@ pub fn run(
     let mut coordinator = Coordinator::new(&config, &halt);
     coordinator.await_ready(&news);
     let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
+    observer.started(&manifest(&config, &environment));
     let cpu = Cpu::now();
     let started_at = jiff::Timestamp::now();
     let clock = Clock::start();
     for _ in 0..config.shards {
         go.try_send(clock).expect("there is room for every shard");
     }
-    coordinator.follow(&news, stop, progress);
+    coordinator.follow(&news, stop, observer);
     let reports: Vec<Report> = shards.into_iter().map(Shard::join).collect();
     let resources = Resources::since(cpu);
     Ok(sum_up(&config, coordinator, reports, environment, started_at, resources))
@@ -154,6 +153,23 @@ fn resolve(config: &Config, cpus: &Cpus) -> Config {
         format!("{:08x}", Random::new(entropy ^ pid.rotate_left(32)).next_u64() >> 32)
     });
     config
+}
+
+fn tool() -> Tool {
+    Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// What is known before the load begins.
+fn manifest(config: &Config, environment: &Environment) -> Manifest {
+    Manifest {
+        schema_version: SCHEMA_VERSION,
+        tool: tool(),
+        run_id: config.run_id.clone().expect("resolved"),
+        seed: config.seed,
+        config: config.clone(),
+        environment: environment.clone(),
+        started_at: jiff::Timestamp::now().to_string(),
+    }
 }
 
 fn addresses(config: &Config) -> Result<Vec<SocketAddr>, Error> {
@@ -253,29 +269,30 @@ impl<'a> Coordinator<'a> {
     }
 
     /// Until every shard has ended.
-    fn follow(&mut self, news: &Receiver<News>, stop: &Stop, progress: &mut dyn FnMut(&Progress)) {
+    fn follow(&mut self, news: &Receiver<News>, stop: &Stop, observer: &mut dyn Observer) {
         while self.ended.iter().any(|ended| !ended) {
             if let Some(cause @ (Cause::Interrupt | Cause::Terminate)) = stop.cause() {
                 self.halt.request(cause);
             }
             match news.recv_timeout(GLANCE) {
-                Ok(news) => self.take(news, progress),
+                Ok(news) => self.take(news, observer),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn take(&mut self, news: News, progress: &mut dyn FnMut(&Progress)) {
+    fn take(&mut self, news: News, observer: &mut dyn Observer) {
+        let mut tell = |seconds: Vec<Progress>| seconds.iter().for_each(|it| observer.second(it));
         match news {
             News::Ready => {}
             News::Second { shard, index, second } => {
-                self.series.close(shard, index, *second).iter().for_each(progress);
+                tell(self.series.close(shard, index, *second));
             }
             News::TargetDown { shard, is_down } => self.is_target_down[shard] = is_down,
             News::Ended { shard, tail } => {
                 self.ended[shard] = true;
-                self.series.end(shard, *tail).iter().for_each(progress);
+                tell(self.series.end(shard, *tail));
             }
         }
         let mut running = self.is_target_down.iter().zip(&self.ended).filter(|(_, ended)| !**ended);
@@ -352,10 +369,7 @@ fn sum_up(
     });
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
-        tool: Tool {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
+        tool: tool(),
         verdict,
         config: serde_json::to_value(config).expect("a config is plain data"),
         seed: config.seed,

@@ -161,7 +161,7 @@ pub fn generate() -> Result<(), (String, u8)> {
     io::stdin().read_line(&mut task).map_err(|error| broke("cannot read a task", &error))?;
     let config: Config =
         serde_json::from_str(&task).map_err(|error| broke("this is no task", &error))?;
-    let outcome = loadgen::run(&config, &stop, &mut |progress| {
+    let outcome = loadgen::run(&config, &stop, &mut |progress: &loadgen::Progress| {
         // Nobody may be looking; that stops nothing.
         let _ = writeln!(io::stderr(), "{PROGRESS}{progress}");
     })

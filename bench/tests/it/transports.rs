@@ -120,7 +120,7 @@ fn load(engine: &Engine) -> Config {
 }
 
 fn run(config: &Config) -> loadgen::Summary {
-    loadgen::run(config, &Stop::new(), &mut |_| {}).unwrap().summary
+    loadgen::run(config, &Stop::new(), &mut |_: &loadgen::Progress| {}).unwrap().summary
 }
 
 #[test]

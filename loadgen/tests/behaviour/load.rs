@@ -269,7 +269,7 @@ fn the_ledger_is_what_the_server_saw() {
         ..loadgen::Config::default()
     };
     let stop = runtime::stop::Stop::new();
-    let outcome = loadgen::run(&config, &stop, &mut |_| ()).unwrap();
+    let outcome = loadgen::run(&config, &stop, &mut |_: &loadgen::Progress| ()).unwrap();
     let mut seen = BTreeSet::new();
     for line in server.lines().iter().filter(|line| line.index % 5 != 4) {
         let json = line.json();
