@@ -9,4 +9,5 @@ pub mod ledger;
 pub mod progress;
 pub mod recorder;
 pub mod resources;
+pub mod slo;
 pub mod summary;
