@@ -229,7 +229,8 @@ impl Slo {
             [("stage", &self.scope.stage, &names.stages), ("flow", &self.scope.flow, &names.flows)]
         {
             let Some(asked) = asked else { continue };
-            if known.contains(asked) {
+            // `stage=burst` finds the flow of the bursts, too.
+            if known.contains(asked) || (what == "stage" && names.flows.contains(asked)) {
                 continue;
             }
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -539,6 +540,7 @@ mod tests {
         let names = Names { flows: vec!["main".into()], stages: vec!["1".into(), "burst".into()] };
         slo("p99{stage=burst,flow=main}<1s").check(&names).unwrap();
         slo("p99<1s").check(&Names::default()).unwrap();
+        slo("p99{stage=main}<1s").check(&names).unwrap();
         let error = slo("p99{stage=brust}<1s").check(&names).unwrap_err();
         assert!(error.contains("\"brust\"; this run has: 1, burst"), "{error}");
         let error = slo("p99{flow=x}<1s").check(&names).unwrap_err();

@@ -171,7 +171,9 @@ impl Judge {
 
 impl Scope {
     fn holds(&self, portion: &Portion<'_>) -> bool {
-        self.stage.as_deref().is_none_or(|stage| stage == portion.stage)
+        let Portion { stage: of, flow, .. } = portion;
+        // The base and the bursts of BURST are flows of their own, and people call them stages.
+        self.stage.as_deref().is_none_or(|stage| stage == *of || stage == *flow)
             && self.flow.as_deref().is_none_or(|flow| flow == portion.flow)
     }
 
