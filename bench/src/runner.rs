@@ -245,17 +245,20 @@ impl<'a> Bench<'a> {
     }
 
     fn generator_config(&self, tier: &Tier, address: &Address, run_id: String) -> loadgen::Config {
-        loadgen::Config {
+        let flow = loadgen::Flow {
             server_host: address.host.clone(),
             server_port: address.port,
             total_logs: tier.total_logs.unwrap_or(0),
             duration_secs: tier.duration,
             concurrency: tier.concurrency,
-            run_id: Some(run_id),
             durability: self.config.durability,
+            ..loadgen::Flow::default()
+        };
+        loadgen::Config {
+            run_id: Some(run_id),
             max_error_rate: self.config.demands.max_error_rate,
             ledger: true,
-            ..loadgen::Config::default()
+            ..loadgen::Config::of(flow)
         }
     }
 

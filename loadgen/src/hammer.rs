@@ -167,6 +167,11 @@ impl Identity {
         }
     }
 
+    /// Messages that it has carried.
+    pub(crate) fn sent(&self) -> u64 {
+        self.next_seq
+    }
+
     pub(crate) fn into_ledger(self) -> Option<LedgerConnection> {
         (self.keeps_ledger && self.ledger.sent > 0).then_some(self.ledger)
     }
@@ -468,7 +473,7 @@ mod tests {
         fn new() -> Rig {
             Rig {
                 clock: Clock::start(),
-                kit: Kit::new(Payloads::new(1, "r"), false, 1400),
+                kit: Kit::new(Payloads::new(1, "r", 0), false, 1400),
                 recorder: RefCell::default(),
                 identity: Identity::new(3, true),
                 progress_ns: Cell::new(0),

@@ -13,6 +13,7 @@
 //! `sent = ok + filtered + error + unanswered + unacknowledged`, in every summary, however the run
 //! ended.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,9 +28,6 @@ use runtime::{exit_code, nofile, shards, uring};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::config::Scheme;
-use crate::hammer::tcp::Tcp;
-use crate::hammer::udp::Udp;
 use crate::measure::environment::{Environment, Granted};
 use crate::measure::progress::Series;
 use crate::measure::recorder::{Totals, code};
@@ -37,9 +35,9 @@ use crate::measure::resources::{Cpu, Resources};
 use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
-use crate::plan::schedule::Schedule;
+use crate::plan::schedule::{Part, Schedule};
+use crate::plan::shape::Shape;
 use crate::shard::{News, Orders, Report};
-use crate::tls::Tls;
 
 #[cfg(test)]
 mod allocations;
@@ -56,7 +54,7 @@ mod shard;
 mod tls;
 mod worker;
 
-pub use config::{Args, Config};
+pub use config::{Config, Flow};
 pub use error::Error;
 pub use measure::ledger::{Ledger, LedgerConnection};
 pub use measure::progress::Progress;
@@ -79,8 +77,8 @@ pub struct Outcome {
 
 /// How often the coordinator looks at the stop request.
 const GLANCE: Duration = Duration::from_millis(20);
-/// News that wait for the coordinator, for each shard: a minute of seconds.
-const NEWS_PER_SHARD: usize = 64;
+/// News that wait for the coordinator, for each lane: a minute of seconds.
+const NEWS_PER_LANE: usize = 64;
 /// A shard looks at its rings this often at least, so that a busy one keeps its time.
 const PREEMPT: Duration = Duration::from_millis(1);
 /// glommio registers this much for file I/O, of which there is none.
@@ -96,34 +94,27 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     let config = resolve(config, &cpus);
-    let addresses = addresses(&config)?;
-    let tls = config.tls()?;
-    let token = config.auth_token_file.as_ref().map(tls::token).transpose()?;
     uring::probe()?;
     nofile::raise();
 
     let halt = Stop::new();
-    let (orders, news, go) = orders(&config, addresses, tls.as_ref(), token, &halt);
+    let (orders, news, go) = orders(&config, &halt)?;
+    let lanes = lanes(&orders);
     let plan = shards::Plan {
         name: "loadgen",
         count: config.shards,
         cpus: cpus.affinity.clone(),
         preempt: PREEMPT,
-        ring_depth: (config.concurrency.div_ceil(config.shards) * 2)
+        ring_depth: (config.concurrency().div_ceil(config.shards) * 2)
             .next_power_of_two()
             .clamp(*RING_DEPTH.start(), *RING_DEPTH.end()),
         io_memory_bytes: IO_MEMORY_BYTES,
     };
     let orders = Arc::new(orders);
-    let shards = match config.scheme {
-        Scheme::Tcp | Scheme::Tls => {
-            shards::start(&plan, move |shard| shard::run::<Tcp>(orders[shard].clone()))?
-        }
-        Scheme::Udp => shards::start(&plan, move |shard| shard::run::<Udp>(orders[shard].clone()))?,
-    };
+    let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
 
-    let mut coordinator = Coordinator::new(&config, &halt);
-    coordinator.await_ready(&news);
+    let mut coordinator = Coordinator::new(&config, lanes, &halt);
+    coordinator.await_ready(&news, config.shards);
     let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
     observer.started(&manifest(&config, &environment));
     let cpu = Cpu::now();
@@ -133,7 +124,7 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
         go.try_send(clock).expect("there is room for every shard");
     }
     coordinator.follow(&news, stop, observer);
-    let reports: Vec<Report> = shards.into_iter().map(Shard::join).collect();
+    let reports: Vec<Report> = shards.into_iter().flat_map(Shard::join).collect();
     let resources = Resources::since(cpu);
     Ok(sum_up(&config, coordinator, reports, environment, started_at, resources))
 }
@@ -145,7 +136,7 @@ fn resolve(config: &Config, cpus: &Cpus) -> Config {
         config.shards = cpus.shards_default();
     }
     // A shard without a worker would only wake and sleep.
-    config.shards = config.shards.min(config.concurrency);
+    config.shards = config.shards.min(config.concurrency());
     config.run_id.get_or_insert_with(|| {
         let now = jiff::Timestamp::now().as_nanosecond();
         let pid = u64::from(std::process::id());
@@ -172,10 +163,10 @@ fn manifest(config: &Config, environment: &Environment) -> Manifest {
     }
 }
 
-fn addresses(config: &Config) -> Result<Vec<SocketAddr>, Error> {
-    let host = &config.server_host;
+fn addresses(flow: &Flow) -> Result<Vec<SocketAddr>, Error> {
+    let host = &flow.server_host;
     let failed = |source| Error::Resolve { host: host.clone(), source };
-    let found = (host.as_str(), config.server_port).to_socket_addrs().map_err(failed)?;
+    let found = (host.as_str(), flow.server_port).to_socket_addrs().map_err(failed)?;
     let addresses: Vec<SocketAddr> = found.collect();
     if addresses.is_empty() {
         return Err(failed(std::io::Error::other("the name has no address")));
@@ -183,48 +174,58 @@ fn addresses(config: &Config) -> Result<Vec<SocketAddr>, Error> {
     Ok(addresses)
 }
 
-type Channels = (Vec<Orders>, Receiver<News>, async_channel::Sender<Clock>);
+/// Orders of each shard, the news of all of them, and the start signal.
+type Channels = (Vec<Vec<Orders>>, Receiver<News>, async_channel::Sender<Clock>);
 
-/// What each shard is told.
-fn orders(
-    config: &Config,
-    addresses: Vec<SocketAddr>,
-    tls: Option<&Tls>,
-    token: Option<String>,
-    halt: &Stop,
-) -> Channels {
-    let (news, receiver) = sync_channel(NEWS_PER_SHARD * config.shards);
+/// What each shard is told: one [`Orders`] for each *lane*, a shard's part of a flow. A flow with
+/// fewer workers than there are shards has as many lanes as workers, beginning at another shard
+/// than the flow before it.
+fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
+    let counts: Vec<usize> =
+        config.flows.iter().map(|flow| flow.concurrency.min(config.shards)).collect();
+    let lanes: usize = counts.iter().sum();
+    let (news, receiver) = sync_channel(NEWS_PER_LANE * lanes);
     let (go, ready) = async_channel::bounded(config.shards);
-    let schedule = config.schedule();
-    let bounds = config.bounds();
-    let workers = config.concurrency as u64;
-    let (batch_size, first, rest) = match schedule {
-        Schedule::Closed => dispatch::cut(bounds.total, workers, config.batch_size),
-        Schedule::Constant(_) => (config.batch_size, vec![0; config.concurrency], 0),
-    };
-    let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
     let run_id = config.run_id.as_deref().expect("resolved");
-    let payloads = Payloads::new(config.seed, run_id);
-    let hello = config.hello(token);
-    let orders = (0..config.shards)
-        .map(|shard| {
-            let first: Vec<u64> =
-                first.iter().skip(shard).step_by(config.shards).copied().collect();
-            Orders {
-                shard,
-                shards: config.shards,
+    let mut orders = vec![Vec::new(); config.shards];
+    let (mut lane, mut shard) = (0, 0);
+    for (index, (flow, parts)) in config.flows.iter().zip(counts).enumerate() {
+        let schedule = flow.schedule(config.warmup_secs);
+        let bounds = flow.bounds();
+        let workers = flow.concurrency as u64;
+        let (batch_size, first, rest) = match schedule {
+            Schedule::Closed => dispatch::cut(bounds.total, workers, flow.batch_size),
+            Schedule::Constant(_) => (flow.batch_size, vec![0; flow.concurrency], 0),
+        };
+        let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
+        let addresses = addresses(flow)?;
+        let tls = flow.tls()?;
+        let token = flow.auth_token_file.as_ref().map(tls::token).transpose()?;
+        let payloads = Payloads::new(config.seed, run_id, flow.payload_bytes);
+        for part in 0..parts {
+            let first: Vec<u64> = first.iter().skip(part).step_by(parts).copied().collect();
+            orders[shard].push(Orders {
+                flow: index,
+                lane,
+                lanes,
+                part: Part::new(part as u64, parts as u64),
                 workers: first.len(),
+                scheme: flow.scheme,
                 schedule,
                 bounds,
                 batch_size,
                 first,
                 rest: rest.clone(),
+                think_time: flow.think_time,
+                connect: flow.connect,
+                connection_max: flow.connection_secs_max,
+                connection_messages_max: flow.connection_messages_max,
                 payloads: payloads.clone(),
                 addresses: addresses.clone(),
-                tls: tls.cloned(),
-                compress: config.compress,
-                datagram_bytes: config.udp_datagram_bytes,
-                hello: hello.clone(),
+                tls: tls.clone(),
+                compress: flow.compress,
+                datagram_bytes: flow.udp_datagram_bytes,
+                hello: flow.hello(token.clone()),
                 seed: config.seed,
                 reply_timeout: config.reply_timeout_secs,
                 connect_timeout: config.connect_timeout_secs,
@@ -232,35 +233,49 @@ fn orders(
                 halt: halt.clone(),
                 news: news.clone(),
                 go: ready.clone(),
-            }
-        })
-        .collect();
-    (orders, receiver, go)
+            });
+            lane += 1;
+            shard = (shard + 1) % config.shards;
+        }
+    }
+    Ok((orders, receiver, go))
+}
+
+/// The flow of each lane.
+fn lanes(orders: &[Vec<Orders>]) -> Vec<usize> {
+    let mut lanes: Vec<(usize, usize)> =
+        orders.iter().flatten().map(|orders| (orders.lane, orders.flow)).collect();
+    lanes.sort_unstable();
+    lanes.into_iter().map(|(_, flow)| flow).collect()
 }
 
 /// Follows the shards from the main thread.
 struct Coordinator<'a> {
     halt: &'a Stop,
     series: Series,
+    /// The flow of each lane.
+    flows: Vec<usize>,
     ended: Vec<bool>,
     is_target_down: Vec<bool>,
-    is_unreachable: bool,
+    /// The flow whose target cannot be reached.
+    unreachable: Option<usize>,
 }
 
 impl<'a> Coordinator<'a> {
-    fn new(config: &Config, halt: &'a Stop) -> Coordinator<'a> {
-        let is_open_loop = config.schedule() != Schedule::Closed;
+    fn new(config: &Config, flows: Vec<usize>, halt: &'a Stop) -> Coordinator<'a> {
+        let is_open_loop = config.flows.iter().any(|flow| flow.shape != Shape::Closed);
         Coordinator {
             halt,
-            series: Series::new(config.shards, is_open_loop),
-            ended: vec![false; config.shards],
-            is_target_down: vec![false; config.shards],
-            is_unreachable: false,
+            series: Series::new(flows.len(), is_open_loop),
+            ended: vec![false; flows.len()],
+            is_target_down: vec![false; flows.len()],
+            flows,
+            unreachable: None,
         }
     }
 
-    fn await_ready(&self, news: &Receiver<News>) {
-        for _ in &self.ended {
+    fn await_ready(&self, news: &Receiver<News>, shards: usize) {
+        for _ in 0..shards {
             // A closed channel means that the shards have panicked; joining them says so.
             if news.recv().is_err() {
                 return;
@@ -286,21 +301,31 @@ impl<'a> Coordinator<'a> {
         let mut tell = |seconds: Vec<Progress>| seconds.iter().for_each(|it| observer.second(it));
         match news {
             News::Ready => {}
-            News::Second { shard, index, second } => {
-                tell(self.series.close(shard, index, *second));
+            News::Second { lane, index, second } => {
+                tell(self.series.close(lane, index, *second));
             }
-            News::TargetDown { shard, is_down } => self.is_target_down[shard] = is_down,
-            News::Ended { shard, tail } => {
-                self.ended[shard] = true;
-                tell(self.series.end(shard, *tail));
+            News::TargetDown { lane, is_down } => self.is_target_down[lane] = is_down,
+            News::Ended { lane, tail } => {
+                self.ended[lane] = true;
+                tell(self.series.end(lane, *tail));
             }
         }
-        let mut running = self.is_target_down.iter().zip(&self.ended).filter(|(_, ended)| !**ended);
-        let is_down = running.clone().next().is_some() && running.all(|(down, _)| *down);
-        if is_down && !self.halt.is_requested() {
-            self.is_unreachable = true;
+        if !self.halt.is_requested()
+            && let Some(flow) = self.flow_without_target()
+        {
+            self.unreachable = Some(flow);
             self.halt.request(Cause::Done);
         }
+    }
+
+    /// A flow that runs still, and none of whose lanes reaches the target.
+    fn flow_without_target(&self) -> Option<usize> {
+        let running = |flow: usize| {
+            (0..self.flows.len()).filter(move |&lane| self.flows[lane] == flow && !self.ended[lane])
+        };
+        (0..=self.flows.iter().copied().max().unwrap_or_default()).find(|&flow| {
+            running(flow).next().is_some() && running(flow).all(|lane| self.is_target_down[lane])
+        })
     }
 }
 
@@ -312,18 +337,22 @@ fn sum_up(
     started_at: jiff::Timestamp,
     resources: Resources,
 ) -> Outcome {
-    let Coordinator { halt, series, is_unreachable, .. } = coordinator;
+    let Coordinator { halt, series, unreachable, .. } = coordinator;
     let mut totals = Totals::default();
     let mut load_ended_ns = 0;
     let run_id = config.run_id.clone().expect("resolved");
     let mut ledger = Ledger { run_id, connections: Vec::new() };
     let (mut last_failure, mut welcome) = (None, None);
+    let mut less = BTreeSet::new();
     for report in reports {
         totals.add(&report.totals);
         load_ended_ns = load_ended_ns.max(report.load_ended_ns);
         ledger.connections.extend(report.ledger);
         last_failure = report.last_failure.or(last_failure);
-        welcome = report.welcome.or(welcome);
+        if let Some(granted) = report.welcome {
+            less.extend(less_than_asked(&config.flows[report.flow], &granted));
+            welcome = Some(granted);
+        }
     }
     ledger.connections.sort_by_key(|connection| connection.conn);
 
@@ -331,26 +360,27 @@ fn sum_up(
     let cause = halt.cause().filter(|cause| *cause != Cause::Done);
     let duration_ns = load_ended_ns.max(totals.last_answer_ns);
     // By the schedule, load is offered until the message behind the last one would be due.
-    let offering_ns = match config.schedule() {
+    let offering = config.flows.iter().map(|flow| match flow.schedule(config.warmup_secs) {
         Schedule::Closed => duration_ns,
         Schedule::Constant(_) if halt.is_requested() => load_ended_ns,
-        Schedule::Constant(schedule) => config.bounds().end_ns(schedule),
-    };
+        Schedule::Constant(schedule) => flow.bounds().end_ns(schedule),
+    });
+    let offering_ns = offering.max().unwrap_or_default();
     let verdict = match cause {
-        _ if is_unreachable => Verdict::Unreachable,
+        _ if unreachable.is_some() => Verdict::Unreachable,
         Some(_) => Verdict::Interrupted,
         None if load.error_rate() > config.max_error_rate => Verdict::Fail,
         None => Verdict::Pass,
     };
     let mut remarks = Vec::new();
-    if !is_unreachable && totals.counts.errors.contains_key(code::REFUSED) {
+    if unreachable.is_none() && totals.counts.errors.contains_key(code::REFUSED) {
         remarks.extend(last_failure.iter().map(|reason| format!("refused: {reason}")));
     }
-    if is_unreachable {
+    if let Some(flow) = unreachable {
         let reason = last_failure.unwrap_or_default();
         remarks.push(format!(
             "no connection to {} for {} s (CONNECT_TIMEOUT_SECS): {reason}",
-            config.target(),
+            config.flows[flow].target(),
             config.connect_timeout_secs.as_secs_f64(),
         ));
     } else if verdict == Verdict::Fail {
@@ -360,9 +390,7 @@ fn sum_up(
             config.max_error_rate * 100.0
         ));
     }
-    if let Some(welcome) = &welcome {
-        remarks.extend(less_than_asked(config, welcome));
-    }
+    remarks.extend(less);
     environment.granted = welcome.map(|welcome| Granted {
         replies: welcome.replies.to_string(),
         durability: welcome.durability.to_string(),
@@ -397,8 +425,8 @@ fn sum_up(
 }
 
 /// The server may grant less than was asked; then `ok` means less than was asked.
-fn less_than_asked(config: &Config, welcome: &Welcome) -> Option<String> {
-    let asked = config.durability.filter(|asked| welcome.durability < *asked)?;
+fn less_than_asked(flow: &Flow, welcome: &Welcome) -> Option<String> {
+    let asked = flow.durability.filter(|asked| welcome.durability < *asked)?;
     Some(format!("asked for {asked} (DURABILITY), the target grants {}", welcome.durability))
 }
 

@@ -8,8 +8,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use loadgen::{Args, Config, Outcome, Progress};
+use loadgen::config::{self, Wrong};
+use loadgen::{Outcome, Progress};
 use runtime::exit_code;
 use runtime::stop::Stop;
 
@@ -17,8 +17,12 @@ use runtime::stop::Stop;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // clap answers --help and --version, and exits 2 with the knob's name for a wrong value.
-    let args = Args::parse();
+    let (args, config) = match config::read(std::env::args_os()) {
+        Ok(read) => read,
+        // clap answers --help and --version, and exits 2 with the knob's name for a wrong value.
+        Err(Wrong::Line(error)) => error.exit(),
+        Err(Wrong::Run(error)) => return complain(&error.to_string(), error.exit_code()),
+    };
     let json = match args.json.as_deref().map(Json::open).transpose() {
         Ok(json) => json,
         Err(error) => return complain(&error, exit_code::CANNOT_START),
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
             to_stderr(&format!("{progress}\n"));
         }
     };
-    let outcome = match loadgen::run(&Config::from(&args), &stop, &mut print) {
+    let outcome = match loadgen::run(&config, &stop, &mut print) {
         Ok(outcome) => outcome,
         Err(error) => return complain(&error.to_string(), error.exit_code()),
     };

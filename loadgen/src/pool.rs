@@ -1,4 +1,5 @@
-//! The connections of one shard: at most one a worker, opened when it is first needed.
+//! The connections of one lane: at most one a worker, opened when it is first needed or all at once,
+//! and replaced when they are worn (by age or messages).
 //!
 //! Owns opening with back-off (10 ms doubling to 1 s, with seeded jitter, so that workers don't
 //! knock in step), the numbering of connections, what is left of closed ones, and whether the
@@ -25,6 +26,12 @@ pub(crate) struct Limits {
     pub(crate) conn_first: u64,
     pub(crate) conn_step: u64,
     pub(crate) connect_timeout: Duration,
+    /// All workers connect at the start, and again when the time of their connections is up.
+    pub(crate) is_storm: bool,
+    /// How long a connection lives; 0 is no bound.
+    pub(crate) age_ns_max: u64,
+    /// Messages after which a connection is replaced; 0 is no bound.
+    pub(crate) messages_max: u64,
     pub(crate) keeps_ledger: bool,
     /// Of the jitter.
     pub(crate) seed: u64,
@@ -34,6 +41,7 @@ pub(crate) struct Limits {
 pub(crate) struct Connection<H> {
     pub(crate) hammer: H,
     pub(crate) identity: Identity,
+    opened_ns: u64,
     /// A batch on it has been answered.
     has_answered: bool,
 }
@@ -85,10 +93,13 @@ impl<H: Hammer> Pool<H> {
     /// After CONNECT_TIMEOUT_SECS, if other workers of the shard are connected. If nobody is, the
     /// target is down: then the run ends, and with it this wait.
     pub(crate) async fn take(&self, worker: usize) -> Result<Connection<H>, NoConnection> {
-        if let Some(connection) = self.slots.borrow_mut()[worker].idle.take() {
-            return Ok(connection);
-        }
         let begin_ns = self.clock.now_ns();
+        let idle = self.slots.borrow_mut()[worker].idle.take();
+        match idle {
+            Some(connection) if self.is_worn(&connection, begin_ns) => self.close(connection),
+            Some(connection) => return Ok(connection),
+            None => {}
+        }
         loop {
             let failures = self.slots.borrow()[worker].failures;
             if failures > 0 {
@@ -103,7 +114,8 @@ impl<H: Hammer> Pool<H> {
                     }
                     let conn = self.conn_next.replace(self.conn_next.get() + self.limits.conn_step);
                     let identity = Identity::new(conn, self.limits.keeps_ledger);
-                    return Ok(Connection { hammer, identity, has_answered: false });
+                    let opened_ns = self.clock.now_ns();
+                    return Ok(Connection { hammer, identity, opened_ns, has_answered: false });
                 }
                 Err(failure) => {
                     self.slots.borrow_mut()[worker].failures += 1;
@@ -119,6 +131,38 @@ impl<H: Hammer> Pool<H> {
                 }
             }
         }
+    }
+
+    /// Opens the worker's connection before it is needed.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(crate) async fn open(&self, worker: usize) -> Result<(), NoConnection> {
+        let connection = self.take(worker).await?;
+        self.slots.borrow_mut()[worker].idle = Some(connection);
+        Ok(())
+    }
+
+    /// Whether all workers connect at once.
+    pub(crate) fn is_storm(&self) -> bool {
+        self.limits.is_storm
+    }
+
+    /// Whether a connection is due to be replaced.
+    fn is_worn(&self, connection: &Connection<H>, now_ns: u64) -> bool {
+        let Limits { is_storm, age_ns_max, messages_max, .. } = self.limits;
+        let is_old = match (age_ns_max, is_storm) {
+            (0, _) => false,
+            // All at the same moments, whenever each was opened.
+            (max, true) => now_ns / max > connection.opened_ns / max,
+            (max, false) => now_ns.saturating_sub(connection.opened_ns) >= max,
+        };
+        is_old || (messages_max > 0 && connection.identity.sent() >= messages_max)
+    }
+
+    fn close(&self, Connection { hammer, identity, .. }: Connection<H>) {
+        hammer.close();
+        self.note_closed(identity);
     }
 
     /// Gives a connection back after a batch that was answered.
@@ -153,9 +197,8 @@ impl<H: Hammer> Pool<H> {
     /// Closes a worker's connection at its end.
     pub(crate) fn retire(&self, worker: usize) {
         let idle = self.slots.borrow_mut()[worker].idle.take();
-        if let Some(Connection { hammer, identity, .. }) = idle {
-            hammer.close();
-            self.note_closed(identity);
+        if let Some(connection) = idle {
+            self.close(connection);
         }
     }
 

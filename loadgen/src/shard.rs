@@ -1,8 +1,9 @@
-//! One shard: its workers, their watch, its pacer, and what it tells the coordinator.
+//! One shard: its lanes, each a part of a flow with workers, their watch, a pacer, and what it tells
+//! the coordinator.
 //!
-//! Owns the shard's life from the start signal to its totals. Shares nothing with other shards but
-//! the number of messages left in a closed loop. Leaves merging and the verdict to `lib`.
-//! Invariant: when a shard ends, every message of its part that became due is settled, unsent, or
+//! Owns a lane's life from the start signal to its totals. Lanes share nothing but the number of
+//! messages left in a closed loop. Leaves merging and the verdict to `lib`.
+//! Invariant: when a lane ends, every message of its part that became due is settled, unsent, or
 //! was never offered; nothing is in flight.
 
 use std::cell::RefCell;
@@ -18,7 +19,10 @@ use proto::hello::{Hello, Welcome};
 use runtime::stop::{Cause, Stop};
 
 use crate::clock::{Clock, nanos};
+use crate::config::{Connect, Scheme, ThinkTime};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
+use crate::hammer::tcp::Tcp;
+use crate::hammer::udp::Udp;
 use crate::hammer::{Claim, Hammer, Kit, Target};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
@@ -27,7 +31,7 @@ use crate::plan::payloads::Payloads;
 use crate::plan::schedule::{Bounds, Part, Schedule};
 use crate::pool::{Limits, Pool};
 use crate::tls::Tls;
-use crate::worker::{self, Shop, Watched};
+use crate::worker::{self, Rest, Shop, Watched};
 
 /// The pacer's tick: a message that is due waits at most this long for those behind it, and an
 /// idle shard wakes at most a thousand times a second (a wake costs 25 to 60 µs of CPU).
@@ -37,19 +41,30 @@ const WATCH_NS: u64 = 100_000_000;
 /// After a signal, outstanding replies are awaited this long at most.
 const INTERRUPTED_GRACE: Duration = Duration::from_secs(1);
 
-/// What a shard is told, in plain values.
+/// What a lane is told, in plain values.
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
-    pub(crate) shard: usize,
-    pub(crate) shards: usize,
-    /// The shard's own workers.
+    pub(crate) flow: usize,
+    /// Unique among all `lanes` of the run.
+    pub(crate) lane: usize,
+    pub(crate) lanes: usize,
+    /// The lane's part of the flow's messages.
+    pub(crate) part: Part,
+    /// The lane's own workers.
     pub(crate) workers: usize,
+    pub(crate) scheme: Scheme,
     pub(crate) schedule: Schedule,
     pub(crate) bounds: Bounds,
     pub(crate) batch_size: u64,
-    /// Closed loop: each worker's first batch, and what is left behind them for all shards.
+    /// Closed loop: each worker's first batch, and what is left behind them for all lanes of the flow.
     pub(crate) first: Vec<u64>,
     pub(crate) rest: Option<Arc<AtomicU64>>,
+    pub(crate) think_time: ThinkTime,
+    pub(crate) connect: Connect,
+    /// Zero is no bound.
+    pub(crate) connection_max: Duration,
+    /// 0 is no bound.
+    pub(crate) connection_messages_max: u64,
     pub(crate) payloads: Payloads,
     pub(crate) addresses: Vec<std::net::SocketAddr>,
     pub(crate) tls: Option<Tls>,
@@ -66,22 +81,23 @@ pub(crate) struct Orders {
     pub(crate) go: async_channel::Receiver<Clock>,
 }
 
-/// What a shard tells the coordinator while it runs.
+/// What a shard and its lanes tell the coordinator while they run.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Ready for the start signal.
+    /// The shard is ready for the start signal.
     Ready,
     /// Second `index` is over.
-    Second { shard: usize, index: usize, second: Box<ShardSecond> },
+    Second { lane: usize, index: usize, second: Box<ShardSecond> },
     /// The target cannot be reached, or can again.
-    TargetDown { shard: usize, is_down: bool },
+    TargetDown { lane: usize, is_down: bool },
     /// Nothing more will come; what came after the last second that was told.
-    Ended { shard: usize, tail: Box<ShardSecond> },
+    Ended { lane: usize, tail: Box<ShardSecond> },
 }
 
-/// What a shard leaves behind.
+/// What a lane leaves behind.
 #[derive(Debug)]
 pub(crate) struct Report {
+    pub(crate) flow: usize,
     pub(crate) totals: Totals,
     /// When its load ended, ns since the start.
     pub(crate) load_ended_ns: u64,
@@ -90,14 +106,34 @@ pub(crate) struct Report {
     pub(crate) welcome: Option<Welcome>,
 }
 
-/// Runs a shard to its end.
-pub(crate) async fn run<H: Hammer>(orders: Orders) -> Report {
+/// Runs a shard, that is its lanes, to the end. A shard has at least one lane.
+pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
     // An executor's first sleep takes tens of milliseconds; have it behind us.
     sleep(TICK).await;
+    let first = lanes.first().expect("a shard has a lane");
     // A coordinator that is gone needs no news: it has panicked.
-    let _ = orders.news.send(News::Ready);
-    let Ok(clock) = orders.go.recv().await else { panic!("the coordinator is gone") };
+    let _ = first.news.send(News::Ready);
+    let Ok(clock) = first.go.recv().await else { panic!("the coordinator is gone") };
+    let lanes: Vec<_> = lanes
+        .into_iter()
+        .map(|orders| {
+            glommio::spawn_local(async move {
+                match orders.scheme {
+                    Scheme::Tcp | Scheme::Tls => lane::<Tcp>(orders, clock).await,
+                    Scheme::Udp => lane::<Udp>(orders, clock).await,
+                }
+            })
+        })
+        .collect();
+    let mut reports = Vec::with_capacity(lanes.len());
+    for lane in lanes {
+        reports.push(lane.await);
+    }
+    reports
+}
 
+/// Runs a lane to its end.
+async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
     let shop = Rc::new(open_shop::<H>(&orders, clock));
     let workers: Vec<_> = (0..orders.workers)
         .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
@@ -112,8 +148,8 @@ pub(crate) async fn run<H: Hammer>(orders: Orders) -> Report {
     let untold = watch.untold;
 
     let shop = Rc::into_inner(shop).expect("every task has been joined");
-    let (report, tail) = finish(shop, untold);
-    let _ = orders.news.send(News::Ended { shard: orders.shard, tail: Box::new(tail) });
+    let (report, tail) = finish(orders.flow, shop, untold);
+    let _ = orders.news.send(News::Ended { lane: orders.lane, tail: Box::new(tail) });
     report
 }
 
@@ -126,17 +162,20 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
             orders.bounds.duration_ns,
         )),
         Schedule::Constant(schedule) => {
-            let part = Part::new(orders.shard as u64, orders.shards as u64);
-            Supply::Open(Open::new(schedule, part, orders.bounds, orders.batch_size))
+            Supply::Open(Open::new(schedule, orders.part, orders.bounds, orders.batch_size))
         }
     };
+    let seed = orders.seed.wrapping_add(orders.lane as u64);
     let limits = Limits {
         workers: orders.workers,
-        conn_first: orders.shard as u64,
-        conn_step: orders.shards as u64,
+        conn_first: orders.lane as u64,
+        conn_step: orders.lanes as u64,
         connect_timeout: orders.connect_timeout,
+        is_storm: orders.connect == Connect::Storm,
+        age_ns_max: nanos(orders.connection_max),
+        messages_max: orders.connection_messages_max,
         keeps_ledger: orders.keeps_ledger,
-        seed: orders.seed.wrapping_add(orders.shard as u64),
+        seed,
     };
     let target = Target {
         addresses: orders.addresses.clone(),
@@ -151,6 +190,7 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         pool: Pool::new(limits, target, clock),
         kit: Kit::new(orders.payloads.clone(), orders.compress, orders.datagram_bytes),
         recorder: RefCell::new(Recorder::default()),
+        rest: Rest::new(orders.think_time, seed),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
     }
 }
@@ -206,7 +246,7 @@ impl<'a, H: Hammer> Watch<'a, H> {
         if let Some(untold) = self.untold.take() {
             second.interval.precede(&untold.interval);
         }
-        let news = News::Second { shard: self.orders.shard, index: index - 1, second };
+        let news = News::Second { lane: self.orders.lane, index: index - 1, second };
         // Never blocks: a terminal that is stopped must not stop the load.
         if let Err(TrySendError::Full(News::Second { second, .. })) =
             self.orders.news.try_send(news)
@@ -250,7 +290,7 @@ impl<'a, H: Hammer> Watch<'a, H> {
 
     fn note_target(&mut self, now_ns: u64) {
         let is_down = self.shop.pool.is_target_down(now_ns);
-        let news = News::TargetDown { shard: self.orders.shard, is_down };
+        let news = News::TargetDown { lane: self.orders.lane, is_down };
         if is_down != self.is_target_down && self.orders.news.try_send(news).is_ok() {
             self.is_target_down = is_down;
         }
@@ -264,7 +304,11 @@ fn close_second<H>(shop: &Shop<H>, at_ns: u64) -> ShardSecond {
     ShardSecond { offered, interval }
 }
 
-fn finish<H: Hammer>(shop: Shop<H>, untold: Option<Box<ShardSecond>>) -> (Report, ShardSecond) {
+fn finish<H: Hammer>(
+    flow: usize,
+    shop: Shop<H>,
+    untold: Option<Box<ShardSecond>>,
+) -> (Report, ShardSecond) {
     let end_ns = shop.clock.now_ns();
     let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
     if let Some(unclaimed) = shop.dispatch.unclaimed() {
@@ -280,6 +324,7 @@ fn finish<H: Hammer>(shop: Shop<H>, untold: Option<Box<ShardSecond>>) -> (Report
     assert_eq!(totals.counts.in_flight(), 0, "every message is settled");
     let remains = pool.finish();
     let report = Report {
+        flow,
         totals,
         load_ended_ns,
         ledger: remains.ledger,

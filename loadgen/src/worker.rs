@@ -11,11 +11,16 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use crate::clock::Clock;
+use glommio::timer::sleep;
+
+use crate::clock::{Clock, nanos};
+use crate::config::ThinkTime;
 use crate::dispatch::Dispatch;
 use crate::hammer::{Batch, Broken, Claim, Hammer, Kit};
 use crate::measure::recorder::{Recorder, code};
+use crate::plan::random::Random;
 use crate::pool::Pool;
 
 /// What the workers of a shard share.
@@ -25,7 +30,33 @@ pub(crate) struct Shop<H> {
     pub(crate) pool: Pool<H>,
     pub(crate) kit: Kit,
     pub(crate) recorder: RefCell<Recorder>,
+    pub(crate) rest: Rest,
     pub(crate) watched: Vec<Watched>,
+}
+
+/// How long the workers rest between two batches.
+pub(crate) struct Rest {
+    min_ns: u64,
+    spread_ns: u64,
+    random: RefCell<Random>,
+}
+
+/// A rest ends at most so long after the load.
+const REST_SLICE_NS: u64 = 50_000_000;
+
+impl Rest {
+    pub(crate) fn new(think_time: ThinkTime, seed: u64) -> Rest {
+        let min_ns = nanos(think_time.min);
+        let spread_ns = nanos(think_time.max) - min_ns;
+        Rest { min_ns, spread_ns, random: RefCell::new(Random::new(seed)) }
+    }
+
+    fn next_ns(&self) -> u64 {
+        match self.spread_ns {
+            0 => self.min_ns,
+            spread_ns => self.min_ns + self.random.borrow_mut().below(spread_ns + 1),
+        }
+    }
 }
 
 /// Where the watch sees what a worker waits for, and ends the wait.
@@ -104,8 +135,13 @@ const STALE_MAX: u32 = 3;
 
 /// Runs worker `worker` until the load is over and all it took is settled.
 pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
+    if shop.pool.is_storm() {
+        // Whoever cannot connect now tries again for its first batch.
+        let _ = shop.watched[worker].wait(WaitsFor::Connection, shop.pool.open(worker)).await;
+    }
     while let Some(claim) = claim(&shop, worker).await {
         carry(&shop, worker, claim).await;
+        rest(&shop).await;
         // With a peer that always answers at once nothing else here gives way.
         glommio::executor().yield_if_needed().await;
     }
@@ -114,6 +150,16 @@ pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
 
 async fn claim<H>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
     poll_fn(|cx| shop.dispatch.poll_claim(worker, shop.clock.now_ns(), cx.waker())).await
+}
+
+/// Rests between two batches, as long as there is load.
+async fn rest<H>(shop: &Shop<H>) {
+    let mut left_ns = shop.rest.next_ns();
+    while left_ns > 0 && shop.dispatch.ended_ns(shop.clock.now_ns()).is_none() {
+        let slice_ns = left_ns.min(REST_SLICE_NS);
+        sleep(Duration::from_nanos(slice_ns)).await;
+        left_ns -= slice_ns;
+    }
 }
 
 /// Carries one batch to its end.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use loadgen::Config;
-use loadgen::config::Scheme;
+use loadgen::config::{Config, Flow, Scheme};
+use loadgen::plan::shape::Shape;
 use proto::hello::Durability;
 use runtime::stop::Stop;
 use serde_json::Value;
@@ -107,20 +107,20 @@ fn stored(folder: &Path) -> u64 {
     lines.len() as u64
 }
 
-fn load(engine: &Engine) -> Config {
-    Config {
+fn load(engine: &Engine) -> Flow {
+    Flow {
         server_host: "127.0.0.1".into(),
         server_port: engine.port("port"),
         total_logs: MESSAGES,
         duration_secs: Duration::ZERO,
         concurrency: 3,
         batch_size: 700,
-        ..Config::default()
+        ..Flow::default()
     }
 }
 
-fn run(config: &Config) -> loadgen::Summary {
-    loadgen::run(config, &Stop::new(), &mut |_: &loadgen::Progress| {}).unwrap().summary
+fn run(flow: Flow) -> loadgen::Summary {
+    loadgen::run(&Config::of(flow), &Stop::new(), &mut |_: &loadgen::Progress| {}).unwrap().summary
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn compressed_and_durable_over_tls_with_a_client_certificate_and_a_token() {
         ("AUTH_TOKEN_FILE", token.to_str().unwrap()),
         ("SHARDS", "2"),
     ]);
-    let summary = run(&Config {
+    let summary = run(Flow {
         scheme: Scheme::Tls,
         compress: true,
         durability: Some(Durability::Durable),
@@ -165,7 +165,7 @@ fn compressed_and_durable_over_tls_with_a_client_certificate_and_a_token() {
 fn plain_lines_over_tls() {
     let engine = Engine::start(&[("ENABLE_TLS", "true")]);
     let summary =
-        run(&Config { scheme: Scheme::Tls, ca_cert_path: engine.cert("ca.crt"), ..load(&engine) });
+        run(Flow { scheme: Scheme::Tls, ca_cert_path: engine.cert("ca.crt"), ..load(&engine) });
     assert_eq!(summary.load.ok, MESSAGES, "{:?}", summary.errors);
     assert_eq!(engine.stop().1, MESSAGES);
 }
@@ -173,7 +173,7 @@ fn plain_lines_over_tls() {
 #[test]
 fn compressed_over_tcp() {
     let engine = Engine::start(&[]);
-    let summary = run(&Config { compress: true, ..load(&engine) });
+    let summary = run(Flow { compress: true, ..load(&engine) });
     assert_eq!(summary.load.ok, MESSAGES, "{:?}", summary.errors);
     assert_eq!(engine.stop().1, MESSAGES);
 }
@@ -182,12 +182,12 @@ fn compressed_over_tcp() {
 fn what_udp_loses_is_counted_and_what_it_does_not_lose_is_stored() {
     for compress in [false, true] {
         let engine = Engine::start(&[("ENABLE_UDP", "true")]);
-        let summary = run(&Config {
+        let summary = run(Flow {
             scheme: Scheme::Udp,
             server_port: engine.port("udp_port"),
             compress,
             // A pace that even a busy machine keeps up with; what it drops all the same is counted.
-            target_rps: 20_000,
+            shape: Shape::from_rate(20_000),
             ..load(&engine)
         });
         assert_eq!((summary.load.ok, summary.load.unacknowledged), (0, MESSAGES));

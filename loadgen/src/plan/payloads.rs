@@ -22,6 +22,13 @@ const LEVEL_MIX: [(&str, usize); 5] =
 const SERVICES: [&str; 8] =
     ["checkout", "catalog", "payments", "identity", "shipping", "search", "gateway", "ledger"];
 const OPENING: &str = "{\"timestamp\":\"";
+/// What lengthens a message: compressible as log lines are, and no run of one byte.
+const FILLING: &str = ", as seen by the collector of this host; nothing was lost on the way";
+/// All templates together, where lines are long; and how many there are at least.
+const BLOCK_BYTES_MAX: usize = 4 << 20;
+const TEMPLATES_MIN: usize = 4;
+/// What [`Payloads::append`] adds behind a template at least.
+const ENDING_BYTES_MIN: usize = "0,\"seq\":0}\n".len();
 /// An upper bound of what [`Payloads::append`] adds behind a template: conn, seq, and punctuation.
 const ENDING_BYTES_MAX: usize = 20 + ",\"seq\":".len() + 20 + "}\n".len();
 
@@ -56,8 +63,9 @@ impl Author {
 }
 
 impl Payloads {
-    /// The block of `seed`; `run_id` is letters, digits, `-` and `_`.
-    pub fn new(seed: u64, run_id: &str) -> Payloads {
+    /// The block of `seed`; `run_id` is letters, digits, `-` and `_`. A line has at least
+    /// `bytes_min` bytes with its newline; its message is lengthened to that end.
+    pub fn new(seed: u64, run_id: &str, bytes_min: usize) -> Payloads {
         assert!(
             run_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
             "a run id needs no escapes"
@@ -68,10 +76,12 @@ impl Payloads {
             .flat_map(|&(level, share)| std::iter::repeat_n(level, share * TEMPLATES / 100))
             .collect();
         random.shuffle(&mut levels);
+        // Fewer, where they are long: the block stays small, and the mix about the same.
+        levels.truncate((BLOCK_BYTES_MAX / bytes_min.max(1)).max(TEMPLATES_MIN));
         let mut payloads =
             Payloads { block: Vec::new(), ends: Vec::with_capacity(TEMPLATES), line_bytes_max: 0 };
         for level in levels {
-            let line = template(level, run_id, &mut random);
+            let line = template(level, run_id, bytes_min, &mut random);
             payloads.block.extend_from_slice(line.as_bytes());
             payloads.ends.push(u32::try_from(payloads.block.len()).expect("a small block"));
             payloads.line_bytes_max = payloads.line_bytes_max.max(line.len() + ENDING_BYTES_MAX);
@@ -104,15 +114,20 @@ impl Payloads {
     }
 }
 
-fn template(level: &str, run_id: &str, random: &mut Random) -> String {
+fn template(level: &str, run_id: &str, bytes_min: usize, random: &mut Random) -> String {
     let service = random.pick(&SERVICES);
     let trace = random.next_u64();
-    let message = message(level, random);
+    let mut message = message(level, random);
     let stamp = "0".repeat(STAMP_BYTES);
-    format!(
+    let before = format!(
         "{OPENING}{stamp}\",\"level\":\"{level}\",\"service\":\"{service}\",\
-         \"trace\":\"{trace:016x}\",\"message\":\"{message}\",\"run\":\"{run_id}\",\"conn\":"
-    )
+         \"trace\":\"{trace:016x}\",\"message\":\""
+    );
+    let behind = format!("\",\"run\":\"{run_id}\",\"conn\":");
+    let bytes = before.len() + message.len() + behind.len() + ENDING_BYTES_MIN;
+    let missing = bytes_min.saturating_sub(bytes);
+    message.extend(FILLING.chars().cycle().take(missing));
+    before + &message + &behind
 }
 
 fn message(level: &str, random: &mut Random) -> String {
@@ -207,7 +222,7 @@ mod tests {
 
     fn lines(seed: u64, conn: u64, seqs: std::ops::Range<u64>) -> Vec<String> {
         let (payloads, author, mut out) =
-            (Payloads::new(seed, "run-1"), Author::new(conn), Vec::new());
+            (Payloads::new(seed, "run-1", 0), Author::new(conn), Vec::new());
         let mut stamp = Stamp::default();
         stamp.set(1_795_233_237_123_456_789);
         for seq in seqs {
@@ -248,6 +263,18 @@ mod tests {
         }
         let expected = LEVEL_MIX.map(|(level, share)| (level.to_owned(), share * 5));
         assert_eq!(levels, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn lines_are_as_long_as_asked_and_still_records() {
+        for bytes_min in [500, 4096, 1 << 20] {
+            let payloads = Payloads::new(1, "run-1", bytes_min);
+            let mut out = Vec::new();
+            payloads.append(&mut out, &Stamp::default(), &Author::new(0), 0);
+            assert_eq!(out.len(), bytes_min);
+            assert!(serde_json::from_slice::<Value>(&out).unwrap()["message"].is_string());
+            assert!(payloads.block.len() <= 2 * BLOCK_BYTES_MAX, "{}", payloads.block.len());
+        }
     }
 
     #[test]

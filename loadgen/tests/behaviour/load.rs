@@ -260,14 +260,14 @@ fn the_ledger_is_what_the_server_saw() {
             _ => OK.to_owned(),
         })
     });
-    let config = loadgen::Config {
+    let flow = loadgen::Flow {
         server_host: "127.0.0.1".to_owned(),
         server_port: server.port,
         total_logs: 1000,
         batch_size: 70,
-        ledger: true,
-        ..loadgen::Config::default()
+        ..loadgen::Flow::default()
     };
+    let config = loadgen::Config { ledger: true, ..loadgen::Config::of(flow) };
     let stop = runtime::stop::Stop::new();
     let outcome = loadgen::run(&config, &stop, &mut |_: &loadgen::Progress| ()).unwrap();
     let mut seen = BTreeSet::new();

@@ -109,7 +109,7 @@ fn messages_go_over_tls_and_every_reply_is_counted() {
         &format!("-n 30000 -c 3 --batch-size 3000 --target {target} --ca-cert-path {ca}"),
     );
     assert_eq!((run.code, run.load("ok")), (0, 30_000));
-    assert_eq!(run.json["config"]["scheme"], "tls");
+    assert_eq!(run.json["config"]["flows"][0]["scheme"], "tls");
 }
 
 #[test]

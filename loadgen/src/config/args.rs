@@ -1,0 +1,248 @@
+//! Every knob of the generator, as flag and environment variable: what was asked, piece by piece.
+//!
+//! The only file that reads the environment (through clap). Leaves what the values mean together to
+//! [`super::Config`]. Invariant: a knob has the same name as flag, in the environment, and as key
+//! of a scenario file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use proto::hello::{Durability, Replies};
+use runtime::units;
+
+use super::endpoint::{Endpoint, endpoint};
+use super::flow::{Connect, ThinkTime};
+use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
+
+/// Load generator for NDJSON log ingestion: sends, measures from the due time, loses nothing from
+/// the count.
+///
+/// Ends after TOTAL_LOGS messages or DURATION_SECS, whichever is first; where only one of them is
+/// given, the other's default does not apply. The summary goes to stdout, one line a second to
+/// stderr.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "logboom-loadgen", version, after_help = EXIT_CODES, args_override_self = true)]
+pub struct Args {
+    /// Host of the target: a name (every address it resolves to is tried) or an address
+    #[arg(long, env = "SERVER_HOST", value_name = "SERVER_HOST", default_value = "localhost")]
+    pub server_host: String,
+
+    /// Port of the target
+    #[arg(long, env = "SERVER_PORT", value_name = "SERVER_PORT", default_value_t = 9000)]
+    pub server_port: u16,
+
+    /// tcp://, tls:// or udp:// host:port, instead of SERVER_HOST and SERVER_PORT; its scheme beats
+    /// ENABLE_TLS
+    #[arg(long, alias = "endpoint", visible_alias = "endpoint", env = "TARGET",
+          value_name = "TARGET", value_parser = endpoint)]
+    pub target: Option<Endpoint>,
+
+    /// Messages to send, 0 = no bound [default: 1000, unless only DURATION_SECS is given]
+    #[arg(short = 'n', long, env = "TOTAL_LOGS", value_name = "TOTAL_LOGS",
+          value_parser = units::count)]
+    pub total_logs: Option<u64>,
+
+    /// How long to send: 10, 10s, 500ms, 1m; 0 = no bound [default: 10, unless only TOTAL_LOGS is
+    /// given]
+    #[arg(short = 'z', long, visible_alias = "duration", env = "DURATION_SECS",
+          value_name = "DURATION_SECS", value_parser = units::seconds)]
+    pub duration_secs: Option<Duration>,
+
+    /// Workers, each with one connection and at most one batch unanswered
+    #[arg(short = 'c', long, env = "CONCURRENCY", value_name = "CONCURRENCY",
+          default_value = "5", value_parser = units::count_usize)]
+    pub concurrency: usize,
+
+    /// Messages in a batch at most; a batch is what is due, never waited for
+    #[arg(long, env = "BATCH_SIZE", value_name = "BATCH_SIZE", default_value = "100",
+          value_parser = units::count)]
+    pub batch_size: u64,
+
+    /// Messages a second, spread evenly; 0 = as fast as the replies come (closed loop)
+    #[arg(short = 'r', long, visible_aliases = ["rate", "tps"], env = "TARGET_RPS",
+          value_name = "TARGET_RPS", default_value = "0", value_parser = units::count)]
+    pub target_rps: u64,
+
+    /// Ramps and plateaus: 30s:1k,1m:10k,10s:0 goes linearly from the rate before (0 at first) to
+    /// the one named, 30s@5k holds; ends the load
+    #[arg(long, env = "STAGES", value_name = "STAGES", conflicts_with_all = ["burst", "wave"])]
+    pub stages: Option<Stages>,
+
+    /// Bursts over a steady base, each with workers of its own: rate=50k,for=1s,every=10s,base=1k
+    #[arg(long, env = "BURST", value_name = "BURST", conflicts_with = "wave")]
+    pub burst: Option<Burst>,
+
+    /// A sine: mean=5k,swing=4k,every=60s
+    #[arg(long, env = "WAVE", value_name = "WAVE")]
+    pub wave: Option<Wave>,
+
+    /// When messages come, at whatever rate: even, poisson (independently of each other)
+    #[arg(long, env = "ARRIVALS", value_name = "ARRIVALS", default_value = "even")]
+    pub arrivals: Arrivals,
+
+    /// What becomes of messages that are late: asap, none (they stay unsent), or 1.2x (no faster
+    /// than so many times the planned rate)
+    #[arg(long, env = "CATCH_UP", value_name = "CATCH_UP", default_value = "asap")]
+    pub catch_up: CatchUp,
+
+    /// How exactly due times are met: precise, or thrifty (about a millisecond, little CPU)
+    #[arg(long, env = "PACING", value_name = "PACING", default_value = "thrifty")]
+    pub pacing: Pacing,
+
+    /// Send so long before measuring begins, without a gap between the two
+    #[arg(short = 'w', long, visible_alias = "warmup", env = "WARMUP_SECS",
+          value_name = "WARMUP_SECS", default_value = "0", value_parser = units::seconds)]
+    pub warmup_secs: Duration,
+
+    /// A worker rests so long between two batches: 10ms, or 10ms..50ms for an even spread
+    #[arg(long, env = "THINK_TIME", value_name = "THINK_TIME", default_value = "0")]
+    pub think_time: ThinkTime,
+
+    /// on-demand: a connection is opened when its worker first needs it; storm: all at once, at the
+    /// start and whenever they have lived for CONNECTION_SECS_MAX
+    #[arg(long, env = "CONNECT", value_name = "CONNECT", default_value = "on-demand")]
+    pub connect: Connect,
+
+    /// A connection is replaced after so long; 0 = never
+    #[arg(long, env = "CONNECTION_SECS_MAX", value_name = "CONNECTION_SECS_MAX",
+          default_value = "0", value_parser = units::seconds)]
+    pub connection_secs_max: Duration,
+
+    /// A connection is replaced after so many messages; 0 = never
+    #[arg(long, env = "CONNECTION_MESSAGES_MAX", value_name = "CONNECTION_MESSAGES_MAX",
+          default_value = "0", value_parser = units::count)]
+    pub connection_messages_max: u64,
+
+    /// Bytes of a message at least; shorter ones are lengthened
+    #[arg(long, env = "PAYLOAD_BYTES", value_name = "PAYLOAD_BYTES", default_value = "0",
+          value_parser = units::bytes_usize)]
+    pub payload_bytes: usize,
+
+    /// Threads, each pinned to a cpu; 0 = as many as cpus and CONCURRENCY allow
+    #[arg(long, env = "SHARDS", value_name = "SHARDS", default_value = "0",
+          value_parser = units::count_usize)]
+    pub shards: usize,
+
+    /// Fixes payloads and jitter
+    #[arg(long, env = "SEED", value_name = "SEED", default_value_t = 1)]
+    pub seed: u64,
+
+    /// The `run` in every message: letters, digits, - and _ [default: 8 random hex digits]
+    #[arg(long, env = "RUN_ID", value_name = "RUN_ID", value_parser = run_id)]
+    pub run_id: Option<String>,
+
+    /// How long a batch waits for its next reply, and the end of the run for the last ones
+    #[arg(long, env = "REPLY_TIMEOUT_SECS", value_name = "REPLY_TIMEOUT_SECS",
+          default_value = "10", value_parser = units::seconds)]
+    pub reply_timeout_secs: Duration,
+
+    /// How long a connection may take; after as long without any, the target is unreachable
+    #[arg(long, env = "CONNECT_TIMEOUT_SECS", value_name = "CONNECT_TIMEOUT_SECS",
+          default_value = "5", value_parser = units::seconds)]
+    pub connect_timeout_secs: Duration,
+
+    /// One reply a message, or one for a range of equal ones: each, range
+    #[arg(long, env = "REPLIES", value_name = "REPLIES", default_value = "each",
+          value_parser = replies)]
+    pub replies: Replies,
+
+    /// What `ok` has to mean: received, written, durable [default: the server's]
+    #[arg(long, env = "DURABILITY", value_name = "DURABILITY", value_parser = durability)]
+    pub durability: Option<Durability>,
+
+    /// Share of failed, unanswered and unsent messages above which the run fails: 1% or 0.01
+    #[arg(long, env = "MAX_ERROR_RATE", value_name = "MAX_ERROR_RATE", default_value = "1%",
+          value_parser = units::share)]
+    pub max_error_rate: f64,
+
+    /// What has to hold, or the run fails: 'p99<50ms', 'loss==0', 'achieved>=99%',
+    /// 'p99.9{stage=burst}<200ms', 'p99<50ms over 10s for 95%'; `abort` behind it ends the run early
+    #[arg(long, env = "SLO", value_name = "SLO", value_delimiter = ';')]
+    pub slo: Vec<String>,
+
+    /// No headline figures, and exit code 13, from a run that the generator cannot vouch for
+    #[arg(long, env = "STRICT", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub strict: bool,
+
+    /// Several flows at a time, and any other knob, from a TOML file
+    #[arg(long, env = "SCENARIO", value_name = "PATH")]
+    pub scenario: Option<PathBuf>,
+
+    /// Keep everything in a folder: manifest, a checkpoint each second, summary, histogram log, CSV
+    #[arg(long, env = "OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// What happens, for programs, on stdout (the text goes to stderr): ndjson
+    #[arg(long, env = "EVENTS", value_name = "EVENTS", value_parser = ["ndjson"])]
+    pub events: Option<String>,
+
+    /// Write the summary as JSON to a file; - is stdout, and the text goes to stderr
+    #[arg(long, env = "JSON", value_name = "PATH")]
+    pub json: Option<PathBuf>,
+
+    /// Speak TLS with the target
+    #[arg(long, env = "ENABLE_TLS", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub enable_tls: bool,
+
+    /// Over TLS, the authorities that are trusted (PEM)
+    #[arg(long, env = "CA_CERT_PATH", value_name = "PATH", default_value = "./certs/ca.crt")]
+    pub ca_cert_path: PathBuf,
+
+    /// Over TLS, the certificate that is shown to a target which asks for one (PEM)
+    #[arg(long, env = "CLIENT_CERT_PATH", value_name = "PATH")]
+    pub client_cert_path: Option<PathBuf>,
+
+    /// The key of CLIENT_CERT_PATH (PEM)
+    #[arg(long, env = "CLIENT_KEY_PATH", value_name = "PATH")]
+    pub client_key_path: Option<PathBuf>,
+
+    /// File that holds the token for the hello
+    #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Send each batch as one gzip member
+    #[arg(long, env = "COMPRESS", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub compress: bool,
+
+    /// Over UDP, bytes of messages in a datagram (before COMPRESS)
+    #[arg(long, env = "UDP_DATAGRAM_BYTES", value_name = "UDP_DATAGRAM_BYTES",
+          default_value = "1400", value_parser = units::bytes_usize)]
+    pub udp_datagram_bytes: usize,
+
+    /// No line a second on stderr
+    #[arg(short, long, env = "QUIET", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub quiet: bool,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 pass, 1 broke on the way, 2 usage, 3 cannot start here, \
+    10 an SLO or MAX_ERROR_RATE does not hold, 13 measurement invalid (STRICT), 15 target \
+    unreachable, 130/143 interrupted (the partial summary is written).";
+
+pub(super) fn run_id(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    Err("a run id is 1 to 64 letters, digits, - or _".to_owned())
+}
+
+pub(super) fn replies(text: &str) -> Result<Replies, String> {
+    match text.parse() {
+        Ok(Replies::None) => Err("without replies there is nothing to measure: each, range".into()),
+        Ok(replies) => Ok(replies),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    text.parse::<Durability>().map_err(|error| error.to_string())
+}

@@ -1,0 +1,410 @@
+//! One flow of a run: a target, a shape of load, payloads, and workers of its own.
+//!
+//! A run has at least one; a scenario file names several that run at the same time. What concerns
+//! all of them is in [`super::Config`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use proto::hello::{Durability, Hello, Replies};
+use runtime::units;
+use serde::{Deserialize, Serialize};
+
+use super::args::Args;
+use super::endpoint::Scheme;
+use super::serial::{maybe_word, seconds, word};
+use crate::error::Error;
+use crate::plan::schedule::{Bounds, Schedule};
+use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
+use crate::tls::{Identity, Tls};
+
+pub(super) const TOTAL_LOGS: u64 = 1000;
+pub(super) const DURATION: Duration = Duration::from_secs(10);
+const CA_CERT_PATH: &str = "./certs/ca.crt";
+/// What passes an Ethernet frame whole.
+const UDP_DATAGRAM_BYTES: usize = 1400;
+/// What a datagram over IPv4 can carry.
+const UDP_DATAGRAM_BYTES_MAX: usize = 65_507;
+/// More tasks than this on one machine measure the generator.
+const CONCURRENCY_MAX: usize = 1_000_000;
+/// A line that is longer is no log line.
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// A flow, resolved. [`Flow::default`] is the documented defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flow {
+    /// Unique in its run.
+    pub name: String,
+    /// How to send.
+    pub scheme: Scheme,
+    /// Host of the target, without brackets.
+    pub server_host: String,
+    /// Port of the target.
+    pub server_port: u16,
+    /// Messages; 0 is no bound.
+    pub total_logs: u64,
+    /// Seconds; 0 is no bound.
+    #[serde(with = "seconds")]
+    pub duration_secs: Duration,
+    /// Workers.
+    pub concurrency: usize,
+    /// Messages in a batch at most.
+    pub batch_size: u64,
+    /// How the rate goes.
+    pub shape: Shape,
+    /// When messages come at that rate.
+    pub arrivals: Arrivals,
+    /// What becomes of late messages.
+    pub catch_up: CatchUp,
+    /// How long a worker rests between two batches.
+    pub think_time: ThinkTime,
+    /// When connections are opened.
+    pub connect: Connect,
+    /// Seconds that a connection lives; 0 is no bound.
+    #[serde(with = "seconds")]
+    pub connection_secs_max: Duration,
+    /// Messages that a connection carries; 0 is no bound.
+    pub connection_messages_max: u64,
+    /// Bytes of a message at least.
+    pub payload_bytes: usize,
+    /// `each` or `range`.
+    #[serde(with = "word")]
+    pub replies: Replies,
+    /// `None` is the server's default.
+    #[serde(with = "maybe_word")]
+    pub durability: Option<Durability>,
+    /// The authorities that are trusted over TLS.
+    pub ca_cert_path: PathBuf,
+    /// The certificate that is shown over TLS.
+    pub client_cert_path: Option<PathBuf>,
+    /// Its key.
+    pub client_key_path: Option<PathBuf>,
+    /// Where the token for the hello lies.
+    pub auth_token_file: Option<PathBuf>,
+    /// Each batch is one gzip member.
+    pub compress: bool,
+    /// Bytes of messages in a datagram.
+    pub udp_datagram_bytes: usize,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Flow {
+            name: "main".to_owned(),
+            scheme: Scheme::Tcp,
+            server_host: "localhost".to_owned(),
+            server_port: 9000,
+            total_logs: TOTAL_LOGS,
+            duration_secs: DURATION,
+            concurrency: 5,
+            batch_size: 100,
+            shape: Shape::Closed,
+            arrivals: Arrivals::Even,
+            catch_up: CatchUp::Asap,
+            think_time: ThinkTime::default(),
+            connect: Connect::OnDemand,
+            connection_secs_max: Duration::ZERO,
+            connection_messages_max: 0,
+            payload_bytes: 0,
+            replies: Replies::Each,
+            durability: None,
+            ca_cert_path: PathBuf::from(CA_CERT_PATH),
+            client_cert_path: None,
+            client_key_path: None,
+            auth_token_file: None,
+            compress: false,
+            udp_datagram_bytes: UDP_DATAGRAM_BYTES,
+        }
+    }
+}
+
+impl Flow {
+    /// What `args` mean for a flow called `name`; bursts are two flows, with workers of their own.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: TARGET_RPS beside a shape that has its own rate.
+    pub(super) fn from_args(name: &str, args: &Args) -> Result<Vec<Flow>, Error> {
+        let endpoint = args.target.clone();
+        let host = endpoint.as_ref().map_or(&args.server_host, |endpoint| &endpoint.host);
+        let port = endpoint.as_ref().and_then(|endpoint| endpoint.port);
+        let by_switch = if args.enable_tls { Scheme::Tls } else { Scheme::Tcp };
+        let scheme = endpoint.as_ref().and_then(|endpoint| endpoint.scheme);
+        let (total_logs, duration_secs) = bounds(args);
+        let flow = Flow {
+            name: name.to_owned(),
+            scheme: scheme.unwrap_or(by_switch),
+            server_host: host.clone(),
+            server_port: port.unwrap_or(args.server_port),
+            total_logs,
+            duration_secs,
+            concurrency: args.concurrency,
+            batch_size: args.batch_size,
+            shape: Shape::Closed,
+            arrivals: args.arrivals,
+            catch_up: args.catch_up,
+            think_time: args.think_time,
+            connect: args.connect,
+            connection_secs_max: args.connection_secs_max,
+            connection_messages_max: args.connection_messages_max,
+            payload_bytes: args.payload_bytes,
+            replies: args.replies,
+            durability: args.durability,
+            ca_cert_path: args.ca_cert_path.clone(),
+            client_cert_path: args.client_cert_path.clone(),
+            client_key_path: args.client_key_path.clone(),
+            auth_token_file: args.auth_token_file.clone(),
+            compress: args.compress,
+            udp_datagram_bytes: args.udp_datagram_bytes,
+        };
+        flow.shaped(args)
+    }
+
+    /// The flow with its shape.
+    fn shaped(self, args: &Args) -> Result<Vec<Flow>, Error> {
+        let rate = args.target_rps;
+        let shape = match (&args.stages, args.burst, args.wave) {
+            (Some(stages), _, _) => Shape::Stages(stages.clone()),
+            (None, Some(burst), _) => Shape::Burst(burst),
+            (None, None, Some(wave)) => Shape::Wave(wave),
+            (None, None, None) => return Ok(vec![Flow { shape: Shape::from_rate(rate), ..self }]),
+        };
+        if rate > 0 {
+            return Err(Error::Usage(format!(
+                "TARGET_RPS {rate} beside STAGES, BURST or WAVE, which say the rate \
+                 (BURST has base=)"
+            )));
+        }
+        match shape {
+            Shape::Burst(burst) => self.burst(burst),
+            shape => Ok(vec![Flow { shape, ..self }]),
+        }
+    }
+
+    /// The bursts, and their base with workers of its own, so that neither starves the other.
+    fn burst(self, burst: Burst) -> Result<Vec<Flow>, Error> {
+        let Some(base) = burst.base() else {
+            return Ok(vec![Flow { shape: burst.alone(), ..self }]);
+        };
+        if self.total_logs > 0 {
+            return Err(Error::Usage(format!(
+                "TOTAL_LOGS {} beside BURST: the base and the bursts have budgets of their own, \
+                 so end it by DURATION_SECS",
+                self.total_logs
+            )));
+        }
+        if self.concurrency < 2 {
+            return Err(Error::Usage(format!(
+                "CONCURRENCY {} is not enough for BURST: the base and the bursts have workers of \
+                 their own, so at least 2 (or base=0)",
+                self.concurrency
+            )));
+        }
+        let half = self.concurrency / 2;
+        let name = |part: &str| match self.name.as_str() {
+            "main" => part.to_owned(),
+            name => format!("{name}.{part}"),
+        };
+        let (base_name, burst_name) = (name("base"), name("burst"));
+        let concurrency = self.concurrency - half;
+        let base = Flow { name: base_name, shape: base, concurrency, ..self.clone() };
+        let shape = burst.alone();
+        Ok(vec![base, Flow { name: burst_name, shape, concurrency: half, ..self }])
+    }
+
+    /// Whether the values make sense together.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the value and the knob.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        if self.total_logs == 0 && self.duration_secs.is_zero() {
+            return wrong("TOTAL_LOGS and DURATION_SECS are both 0: the run would not end".into());
+        }
+        if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
+            return wrong(format!("CONCURRENCY {} is not 1 to 1000000", self.concurrency));
+        }
+        if self.batch_size == 0 {
+            return wrong("BATCH_SIZE 0 is not at least 1".into());
+        }
+        if self.replies == Replies::None {
+            return wrong("REPLIES none leaves nothing to measure".into());
+        }
+        if self.client_cert_path.is_some() != self.client_key_path.is_some() {
+            return wrong("CLIENT_CERT_PATH and CLIENT_KEY_PATH go together".into());
+        }
+        if self.client_cert_path.is_some() && self.scheme != Scheme::Tls {
+            return wrong("CLIENT_CERT_PATH is of no use without TLS (ENABLE_TLS, tls://)".into());
+        }
+        if self.scheme == Scheme::Udp {
+            let asks = [
+                (self.durability.is_some(), "DURABILITY"),
+                (self.replies != Replies::Each, "REPLIES"),
+                (self.auth_token_file.is_some(), "AUTH_TOKEN_FILE"),
+            ];
+            if let Some((_, knob)) = asks.iter().find(|(is_asked, _)| *is_asked) {
+                return wrong(format!("{knob} asks a server, and udp:// has no replies"));
+            }
+        }
+        if !(1..=UDP_DATAGRAM_BYTES_MAX).contains(&self.udp_datagram_bytes) {
+            return wrong(format!(
+                "UDP_DATAGRAM_BYTES {} is not 1 to {UDP_DATAGRAM_BYTES_MAX}",
+                self.udp_datagram_bytes
+            ));
+        }
+        if self.payload_bytes > PAYLOAD_BYTES_MAX {
+            return wrong(format!("PAYLOAD_BYTES {} is more than 1MiB", self.payload_bytes));
+        }
+        if self.shape == Shape::Closed {
+            let only_open = [
+                (self.arrivals != Arrivals::Even, "ARRIVALS"),
+                (self.catch_up != CatchUp::Asap, "CATCH_UP"),
+            ];
+            if let Some((_, knob)) = only_open.iter().find(|(is_asked, _)| *is_asked) {
+                return wrong(format!(
+                    "{knob} needs a schedule: TARGET_RPS, STAGES, BURST or WAVE \
+                     (a closed loop has none)"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// When messages are due.
+    pub(crate) fn schedule(&self, _warmup: Duration) -> Schedule {
+        match &self.shape {
+            Shape::Constant(constant) => Schedule::from_rate(constant.rate_per_s),
+            _ => Schedule::Closed,
+        }
+    }
+
+    /// Where the measured load ends.
+    pub fn bounds(&self) -> Bounds {
+        let duration_ns = crate::clock::nanos(self.duration_secs);
+        Bounds {
+            total: (self.total_logs > 0).then_some(self.total_logs),
+            duration_ns: (duration_ns > 0).then_some(duration_ns),
+        }
+    }
+
+    /// What to ask the server for; `None` when its defaults do, so that any NDJSON server works.
+    pub fn hello(&self, token: Option<String>) -> Option<Hello> {
+        let replies = (self.replies != Replies::Each).then_some(self.replies);
+        let hello = Hello { replies, durability: self.durability, token, ..Hello::default() };
+        (hello != Hello::default()).then_some(hello)
+    }
+
+    /// What TLS needs, where it is spoken.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Error> {
+        let identity = self.client_cert_path.as_deref().zip(self.client_key_path.as_deref());
+        let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+        (self.scheme == Scheme::Tls)
+            .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity))
+            .transpose()
+    }
+
+    /// `tcp://host:port`.
+    pub fn target(&self) -> String {
+        let scheme = self.scheme.as_str();
+        if self.server_host.contains(':') {
+            return format!("{scheme}://[{}]:{}", self.server_host, self.server_port);
+        }
+        format!("{scheme}://{}:{}", self.server_host, self.server_port)
+    }
+}
+
+/// Total and duration; 0 is no bound. A bound that is given alone is the only one, and "no bound"
+/// given alone leaves the other's default. A shape that goes by time has no default of a total, and
+/// stages end by themselves.
+fn bounds(args: &Args) -> (u64, Duration) {
+    let Args { total_logs: total, duration_secs: duration, .. } = *args;
+    if let Some(stages) = &args.stages {
+        let own = stages.lasts();
+        let duration = duration.filter(|duration| !duration.is_zero());
+        return (total.unwrap_or(0), duration.map_or(own, |duration| duration.min(own)));
+    }
+    let is_timed = args.burst.is_some() || args.wave.is_some();
+    match (total, duration) {
+        (None, None) if is_timed => (0, DURATION),
+        (None, None) => (TOTAL_LOGS, DURATION),
+        (Some(total), Some(duration)) => (total, duration),
+        (Some(0), None) => (0, DURATION),
+        (Some(total), None) => (total, Duration::ZERO),
+        (None, Some(Duration::ZERO)) if is_timed => (0, Duration::ZERO),
+        (None, Some(Duration::ZERO)) => (TOTAL_LOGS, Duration::ZERO),
+        (None, Some(duration)) => (0, duration),
+    }
+}
+
+/// When connections are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Connect {
+    /// Each when its worker first needs it.
+    #[default]
+    OnDemand,
+    /// All at once, at the start and whenever their time is up.
+    Storm,
+}
+
+impl FromStr for Connect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Connect, String> {
+        match text {
+            "on-demand" => Ok(Connect::OnDemand),
+            "storm" => Ok(Connect::Storm),
+            _ => Err(format!("\"{text}\" is not on-demand or storm")),
+        }
+    }
+}
+
+/// How long a worker rests between two batches: evenly spread from `min` to `max`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThinkTime {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl FromStr for ThinkTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ThinkTime, String> {
+        let (min, max) = text.split_once("..").unwrap_or((text, text));
+        let wrong = |_| format!("\"{text}\" is not a time like 10ms, or 10ms..50ms");
+        let think = ThinkTime {
+            min: units::millis(min).map_err(wrong)?,
+            max: units::millis(max).map_err(wrong)?,
+        };
+        if think.min > think.max {
+            return Err(format!("\"{text}\" begins after its end"));
+        }
+        Ok(think)
+    }
+}
+
+impl fmt::Display for ThinkTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        if self.min == self.max {
+            return write!(f, "{}ms", ms(self.min));
+        }
+        write!(f, "{}ms..{}ms", ms(self.min), ms(self.max))
+    }
+}
+
+impl Serialize for ThinkTime {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ThinkTime {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<ThinkTime, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
