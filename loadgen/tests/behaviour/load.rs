@@ -249,7 +249,7 @@ fn the_environment_sets_knobs_and_a_flag_beats_it() {
     let output = by_environment.output().unwrap();
     let summary: loadgen::summary::Summary = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((summary.load.ok, summary.seed), (30, 9));
-    assert_eq!(summary.config["concurrency"], 3);
+    assert_eq!(summary.config["flows"][0]["concurrency"], 3);
 }
 
 #[test]
