@@ -65,6 +65,7 @@ const PLAIN: Shape = Shape {
 
 const SHAPES: &[Shape] = &[
     PLAIN,
+    Shape { name: "pipelined, durable", engine: &[("DURABILITY", "durable")], ..PLAIN },
     Shape { name: "pipelined, written, TLS", wire: Wire::Tls, ..PLAIN },
     Shape { name: "pipelined, written, gzip", wire: Wire::Gzip, ..PLAIN },
     Shape {
@@ -81,7 +82,14 @@ const SHAPES: &[Shape] = &[
         engine: &[("ENABLE_PERSISTENCE", "false")],
         ..PLAIN
     },
+    Shape { name: "lone, received", engine: &[("DURABILITY", "received")], ..LONE },
+    LONE,
+    Shape { name: "lone, durable", engine: &[("DURABILITY", "durable")], ..LONE },
 ];
+
+/// One message at a time over one connection: what its median takes.
+const LONE: Shape =
+    Shape { name: "lone, written", connections: 1, batch: 1, pipelined: false, ..PLAIN };
 
 /// One run's result.
 #[derive(Clone, Copy)]
@@ -90,6 +98,8 @@ struct Cost {
     engine: f64,
     generator: f64,
     lines_per_second: f64,
+    /// Median response in milliseconds.
+    p50_ms: f64,
 }
 
 fn main() {
@@ -112,14 +122,15 @@ fn main() {
         }
     }
     println!("CPU-seconds per million lines: median (least to most) of {} runs", options.rounds);
-    println!("{:<38} {:>22} {:>22} {:>12}", "shape", "engine", "generator", "lines/s");
+    println!("{:<38} {:>22} {:>22} {:>10} {:>9}", "shape", "engine", "generator", "lines/s", "p50");
     for (shape, costs) in shapes.iter().zip(&costs) {
         println!(
-            "{:<38} {:>22} {:>22} {:>12.0}",
+            "{:<38} {:>22} {:>22} {:>10.0} {:>6.3} ms",
             shape.name,
             spread(costs.iter().map(|cost| cost.engine)),
             spread(costs.iter().map(|cost| cost.generator)),
             median(costs.iter().map(|cost| cost.lines_per_second)),
+            median(costs.iter().map(|cost| cost.p50_ms)),
         );
     }
     let Some(plain) = shapes.iter().position(|shape| shape.name == PLAIN.name) else { return };
@@ -177,7 +188,6 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         .env("SERVER_PORT", "0")
         .env("ADMIN_PORT", "0")
         .env("LOG_DIR", folder.path().join("logs"))
-        .env("ADMIN_PORT", "0")
         .env("READY_FILE", &ready)
         .env("ENABLE_TLS", (shape.wire == Wire::Tls).to_string())
         .env("CERT_DIR", &certs)
@@ -211,7 +221,11 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         assert!(status.success(), "the generator ended with {status}");
         json(&summary)
     };
-    let total = if shape.pipelined { options.lines } else { options.pings };
+    let total = match (shape.pipelined, shape.connections) {
+        (true, _) => options.lines,
+        (false, 1) => options.pings / 10,
+        (false, _) => options.pings,
+    };
     load(total / 20); // touches memory, caches and the first segment
     let before = cpu_seconds(engine.0.id());
     let summary = load(total);
@@ -225,6 +239,7 @@ fn run(shape: &Shape, options: &Options) -> Cost {
         generator: (number(&resources["cpu_user_s"]) + number(&resources["cpu_system_s"]))
             / millions,
         lines_per_second: number(&summary["rate"]["achieved_per_s"]),
+        p50_ms: number(&summary["latency"]["response"]["p50_ns"]) / 1e6,
     }
 }
 
