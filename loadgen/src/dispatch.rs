@@ -84,7 +84,7 @@ impl Closed {
     fn take(&mut self, worker: usize, now_ns: u64) -> Option<Claim> {
         let first = std::mem::take(&mut self.first[worker]);
         let count = if first > 0 { first } else { self.take_rest() };
-        (count > 0).then_some(Claim { count, dues: Dues::Same(now_ns) })
+        (count > 0).then_some(Claim { count, stage: 0, dues: Dues::Same(now_ns) })
     }
 
     fn take_rest(&self) -> u64 {
@@ -121,7 +121,7 @@ impl Open {
         let first = self.taken;
         self.taken += count;
         let dues = Dues::Scheduled { schedule: self.schedule, part: self.part, first };
-        (count > 0).then_some(Claim { count, dues })
+        (count > 0).then_some(Claim { count, stage: 0, dues })
     }
 }
 
@@ -253,7 +253,7 @@ impl Dispatch {
         let Supply::Open(open) = &state.supply else { return None };
         let count = open.due_until(ended_ns) - open.taken;
         let dues = Dues::Scheduled { schedule: open.schedule, part: open.part, first: open.taken };
-        (count > 0).then_some(Claim { count, dues })
+        (count > 0).then_some(Claim { count, stage: 0, dues })
     }
 }
 

@@ -20,7 +20,7 @@ use proto::hello::{Hello, Welcome};
 use self::pack::Packer;
 use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Answer, Moment, Recorder, code};
+use crate::measure::recorder::{Answer, Recorder, code};
 use crate::plan::payloads::{Author, Payloads, Stamp};
 use crate::plan::schedule::{Constant, Part};
 use crate::tls::Tls;
@@ -190,6 +190,8 @@ pub(crate) enum Dues {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) count: u64,
+    /// The stage in which all of them are due.
+    pub(crate) stage: usize,
     pub(crate) dues: Dues,
 }
 
@@ -214,8 +216,10 @@ impl Claim {
 
     /// Counts all of it as failed without a connection.
     pub(crate) fn refuse(self, recorder: &mut Recorder, code: &str, at_ns: u64) {
+        let mut recorder = recorder.stage(self.stage);
         recorder.taken(self.count);
         recorder.failed(code, self.count);
+        recorder.settling();
         self.runs(0..self.count, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
     }
 }
@@ -237,6 +241,8 @@ pub(crate) struct Batch<'a> {
     /// When the latest part of a member went.
     part_ns: u64,
     read_ns: u64,
+    /// The latest read that settled any of it.
+    settled_ns: u64,
 }
 
 impl<'a> Batch<'a> {
@@ -249,7 +255,7 @@ impl<'a> Batch<'a> {
         progress_ns: &'a Cell<u64>,
     ) -> Batch<'a> {
         assert!(identity.writes.is_empty(), "one batch a connection");
-        recorder.borrow_mut().taken(claim.count);
+        recorder.borrow_mut().stage(claim.stage).taken(claim.count);
         let now_ns = clock.now_ns();
         progress_ns.set(now_ns);
         let first_seq = identity.next_seq;
@@ -267,6 +273,7 @@ impl<'a> Batch<'a> {
             write_ns: now_ns,
             part_ns: now_ns,
             read_ns: now_ns,
+            settled_ns: 0,
         }
     }
 
@@ -339,6 +346,8 @@ impl<'a> Batch<'a> {
         let range = self.written..self.written + n;
         assert!(range.end <= self.encoded, "only what was encoded is written");
         let recorder = &mut *self.recorder.borrow_mut();
+        let mut recorder = recorder.stage(self.claim.stage);
+        recorder.sending();
         self.claim.runs(range.clone(), |due_ns, n| recorder.sent(due_ns, at_ns, n));
         self.written = range.end;
         self.identity.writes.push_back(Write { end: range.end, at_ns });
@@ -347,8 +356,8 @@ impl<'a> Batch<'a> {
     /// All that is written is settled: the protocol knows no reply.
     pub(crate) fn settle_without_reply(&mut self) {
         let n = self.unanswered();
-        self.recorder.borrow_mut().unacknowledged(n);
-        settle(&self.claim, self.identity, &mut self.answered, n, |_, _, _| {});
+        self.recorder.borrow_mut().stage(self.claim.stage).unacknowledged(n);
+        settle(self.identity, &mut self.answered, n, |_, _| {});
         self.progress_ns.set(self.write_ns);
         self.has_progressed = true;
     }
@@ -369,9 +378,16 @@ impl<'a> Batch<'a> {
         let first = self.first_seq + self.answered;
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
+        let mut recorder = recorder.stage(self.claim.stage);
         recorder.answered(answer, n);
-        settle(&self.claim, self.identity, &mut self.answered, n, |due_ns, sent_ns, n| {
-            recorder.times(Moment { due_ns, sent_ns, done_ns }, n);
+        if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
+            recorder.settling();
+            recorder.heard(done_ns);
+        }
+        let claim = &self.claim;
+        settle(self.identity, &mut self.answered, n, |sent_ns, range| {
+            recorder.served(sent_ns, done_ns, range.end - range.start);
+            claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
         });
         if answer == Answer::Ok && self.identity.keeps_ledger {
             self.identity.ledger.acknowledge(first, n);
@@ -385,10 +401,15 @@ impl<'a> Batch<'a> {
         assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
+        let mut recorder = recorder.stage(self.claim.stage);
         recorder.failed(code, n);
-        recorder.heard(done_ns);
-        settle(&self.claim, self.identity, &mut self.answered, n, |due_ns, sent_ns, n| {
-            recorder.censored(due_ns, Some(sent_ns), done_ns, n);
+        if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
+            recorder.settling();
+            recorder.heard(done_ns);
+        }
+        let claim = &self.claim;
+        settle(self.identity, &mut self.answered, n, |sent_ns, range| {
+            claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n));
         });
         self.progress_ns.set(done_ns);
         self.has_progressed = true;
@@ -396,22 +417,27 @@ impl<'a> Batch<'a> {
 
     /// What is not settled yet fails with `code`.
     pub(crate) fn fail(&mut self, code: &str) {
-        self.recorder.borrow_mut().failed(code, self.claim.count - self.answered);
+        let unsettled = self.claim.count - self.answered;
+        self.recorder.borrow_mut().stage(self.claim.stage).failed(code, unsettled);
         self.abandon();
     }
 
     /// What is not settled yet was not answered when the run gave up waiting.
     pub(crate) fn give_up(&mut self) {
-        self.recorder.borrow_mut().unanswered(self.claim.count - self.answered);
+        let unsettled = self.claim.count - self.answered;
+        self.recorder.borrow_mut().stage(self.claim.stage).unanswered(unsettled);
         self.abandon();
     }
 
     fn abandon(&mut self) {
         let at_ns = self.clock.now_ns();
         let recorder = &mut *self.recorder.borrow_mut();
+        let mut recorder = recorder.stage(self.claim.stage);
+        recorder.settling();
         let unanswered = self.written - self.answered;
-        settle(&self.claim, self.identity, &mut self.answered, unanswered, |due_ns, sent_ns, n| {
-            recorder.censored(due_ns, Some(sent_ns), at_ns, n);
+        let claim = &self.claim;
+        settle(self.identity, &mut self.answered, unanswered, |sent_ns, range| {
+            claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), at_ns, n));
         });
         let never_written = self.written..self.claim.count;
         self.claim.runs(never_written, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
@@ -421,7 +447,7 @@ impl<'a> Batch<'a> {
     /// Takes a batch back of which nothing was written: another connection will carry it.
     pub(crate) fn withdraw(self) {
         assert!(self.is_fresh(), "what was encoded may have been sent");
-        self.recorder.borrow_mut().returned(self.claim.count);
+        self.recorder.borrow_mut().stage(self.claim.stage).returned(self.claim.count);
     }
 
     /// Ends a settled batch.
@@ -433,19 +459,18 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Gives `each` the due and sent times of the next `n` answered messages, in runs.
+/// Gives `each` the next `n` messages, in runs that were sent at the same time.
 fn settle(
-    claim: &Claim,
     identity: &mut Identity,
     answered: &mut u64,
     n: u64,
-    mut each: impl FnMut(u64, u64, u64),
+    mut each: impl FnMut(u64, std::ops::Range<u64>),
 ) {
     let end = *answered + n;
     while *answered < end {
         let write = identity.writes.front().expect("what is answered was written");
         let (run_end, sent_ns) = (write.end.min(end), write.at_ns);
-        claim.runs(*answered..run_end, |due_ns, n| each(due_ns, sent_ns, n));
+        each(sent_ns, *answered..run_end);
         if run_end == write.end {
             identity.writes.pop_front();
         }
@@ -458,7 +483,7 @@ mod tests {
     use super::replies::ReplyLines;
     use super::*;
     use crate::allocations;
-    use crate::measure::recorder::Totals;
+    use crate::measure::recorder::StageInterval;
     use crate::plan::schedule::Schedule;
 
     struct Rig {
@@ -485,9 +510,13 @@ mod tests {
             (kit, Batch::begin(claim, *clock, recorder, identity, progress_ns))
         }
 
-        fn totals(self) -> (Totals, LedgerConnection) {
-            (self.recorder.into_inner().finish(), self.identity.ledger)
+        fn totals(self) -> (StageInterval, LedgerConnection) {
+            (only(&mut self.recorder.into_inner()), self.identity.ledger)
         }
+    }
+
+    fn only(recorder: &mut Recorder) -> StageInterval {
+        recorder.close_interval().stages.pop().expect("something has happened")
     }
 
     fn write_all(kit: &Kit, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
@@ -500,12 +529,16 @@ mod tests {
     }
 
     fn closed(count: u64) -> Claim {
-        Claim { count, dues: Dues::Same(0) }
+        Claim { count, stage: 0, dues: Dues::Same(0) }
     }
 
     fn open(count: u64) -> Claim {
         let Schedule::Constant(schedule) = Schedule::from_rate(1_000_000) else { panic!("closed") };
-        Claim { count, dues: Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 } }
+        Claim {
+            count,
+            stage: 0,
+            dues: Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 },
+        }
     }
 
     #[test]
@@ -531,7 +564,7 @@ mod tests {
             let fewest = (0..3).map(|_| allocations::during(|| run(&mut rig))).min();
             assert_eq!(fewest, Some(0), "{claim:?}");
             let (totals, ledger) = rig.totals();
-            assert_eq!(totals.counts.ok, 8000);
+            assert_eq!(totals.tally.counts.ok, 8000);
             assert_eq!(ledger.ok, [(0, 8000)]);
             assert_eq!(totals.latencies.response.values.len(), 8000);
             assert_eq!(totals.latencies.lag.values.len(), 8000);
@@ -554,7 +587,7 @@ mod tests {
             assert!(line.ends_with(&format!("\"conn\":3,\"seq\":{seq}}}")), "{line}");
         }
         let (totals, ledger) = rig.totals();
-        assert_eq!((totals.counts.filtered, ledger.sent, ledger.ok.len()), (5, 5, 0));
+        assert_eq!((totals.tally.counts.filtered, ledger.sent, ledger.ok.len()), (5, 5, 0));
     }
 
     #[test]
@@ -570,7 +603,7 @@ mod tests {
         batch.fail(Broken::Reset.code());
         batch.close();
         let (totals, ledger) = rig.totals();
-        let counts = totals.counts;
+        let counts = totals.tally.counts;
         assert_eq!((counts.sent, counts.ok, counts.in_flight()), (2000, 30, 0));
         assert_eq!((counts.errors["overloaded"], counts.errors["reset"]), (20, 1950));
         let latencies = totals.latencies;
@@ -588,15 +621,15 @@ mod tests {
         let (_, batch) = rig.begin(closed(10));
         batch.withdraw();
         let (totals, ledger) = rig.totals();
-        assert_eq!((totals.counts.sent, ledger.sent), (0, 0));
+        assert_eq!((totals.tally.counts.sent, ledger.sent), (0, 0));
     }
 
     #[test]
     fn a_refused_claim_counts_as_sent_and_failed() {
         let mut recorder = Recorder::default();
         open(10).refuse(&mut recorder, code::REFUSED, 1_000_000);
-        let totals = recorder.finish();
-        assert_eq!((totals.counts.sent, totals.counts.errors["refused"]), (10, 10));
+        let totals = only(&mut recorder);
+        assert_eq!((totals.tally.counts.sent, totals.tally.counts.errors["refused"]), (10, 10));
         assert_eq!(totals.latencies.lag.censored.len(), 10);
         assert_eq!(totals.latencies.service.censored.len(), 0);
     }

@@ -29,9 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::measure::environment::{Environment, Granted};
-use crate::measure::progress::Series;
-use crate::measure::recorder::{Totals, code};
+use crate::measure::progress::{Series, Totals};
+use crate::measure::recorder::{Latencies, code};
 use crate::measure::resources::{Cpu, Resources};
+use crate::measure::stages::FlowPlan;
 use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
@@ -77,8 +78,10 @@ pub struct Outcome {
 
 /// How often the coordinator looks at the stop request.
 const GLANCE: Duration = Duration::from_millis(20);
-/// News that wait for the coordinator, for each lane: a minute of seconds.
-const NEWS_PER_LANE: usize = 64;
+/// News that wait for the coordinator, for each lane. Seconds for which there is no room are
+/// merged on the lane, so that a stopped terminal costs a bounded amount of memory: each holds
+/// histograms of 1.6 MB.
+const NEWS_PER_LANE: usize = 8;
 /// A shard looks at its rings this often at least, so that a busy one keeps its time.
 const PREEMPT: Duration = Duration::from_millis(1);
 /// glommio registers this much for file I/O, of which there is none.
@@ -98,7 +101,7 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     nofile::raise();
 
     let halt = Stop::new();
-    let (orders, news, go) = orders(&config, &halt)?;
+    let Channels { orders, news, blanks, go } = orders(&config, &halt)?;
     let lanes = lanes(&orders);
     let plan = shards::Plan {
         name: "loadgen",
@@ -113,7 +116,7 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     let orders = Arc::new(orders);
     let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
 
-    let mut coordinator = Coordinator::new(&config, lanes, &halt);
+    let mut coordinator = Coordinator::new(&config, lanes, &halt, blanks);
     coordinator.await_ready(&news, config.shards);
     let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
     observer.started(&manifest(&config, &environment));
@@ -174,8 +177,23 @@ fn addresses(flow: &Flow) -> Result<Vec<SocketAddr>, Error> {
     Ok(addresses)
 }
 
-/// Orders of each shard, the news of all of them, and the start signal.
-type Channels = (Vec<Vec<Orders>>, Receiver<News>, async_channel::Sender<Clock>);
+/// Orders of each shard, and the coordinator's ends of the channels.
+struct Channels {
+    orders: Vec<Vec<Orders>>,
+    news: Receiver<News>,
+    /// Emptied histograms go back this way.
+    blanks: async_channel::Sender<Latencies>,
+    go: async_channel::Sender<Clock>,
+}
+
+/// The stages under which the figures of a flow are filed.
+fn flow_plan(config: &Config, flow: &Flow) -> FlowPlan {
+    let end_ns = match flow.schedule(config.warmup_secs) {
+        Schedule::Closed => None,
+        Schedule::Constant(schedule) => Some(flow.bounds().end_ns(schedule)),
+    };
+    FlowPlan::of_one_stage(&flow.name, end_ns)
+}
 
 /// What each shard is told: one [`Orders`] for each *lane*, a shard's part of a flow. A flow with
 /// fewer workers than there are shards has as many lanes as workers, beginning at another shard
@@ -186,12 +204,14 @@ fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
     let lanes: usize = counts.iter().sum();
     let (news, receiver) = sync_channel(NEWS_PER_LANE * lanes);
     let (go, ready) = async_channel::bounded(config.shards);
+    let (blanks, emptied) = async_channel::bounded(2 * lanes);
     let run_id = config.run_id.as_deref().expect("resolved");
     let mut orders = vec![Vec::new(); config.shards];
     let (mut lane, mut shard) = (0, 0);
     for (index, (flow, parts)) in config.flows.iter().zip(counts).enumerate() {
         let schedule = flow.schedule(config.warmup_secs);
         let bounds = flow.bounds();
+        let stages = flow_plan(config, flow).stages;
         let workers = flow.concurrency as u64;
         let (batch_size, first, rest) = match schedule {
             Schedule::Closed => dispatch::cut(bounds.total, workers, flow.batch_size),
@@ -231,14 +251,16 @@ fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
                 connect_timeout: config.connect_timeout_secs,
                 keeps_ledger: config.ledger,
                 halt: halt.clone(),
+                stages: stages.clone(),
                 news: news.clone(),
+                blanks: emptied.clone(),
                 go: ready.clone(),
             });
             lane += 1;
             shard = (shard + 1) % config.shards;
         }
     }
-    Ok((orders, receiver, go))
+    Ok(Channels { orders, news: receiver, blanks, go })
 }
 
 /// The flow of each lane.
@@ -253,6 +275,7 @@ fn lanes(orders: &[Vec<Orders>]) -> Vec<usize> {
 struct Coordinator<'a> {
     halt: &'a Stop,
     series: Series,
+    blanks: async_channel::Sender<Latencies>,
     /// The flow of each lane.
     flows: Vec<usize>,
     ended: Vec<bool>,
@@ -262,11 +285,21 @@ struct Coordinator<'a> {
 }
 
 impl<'a> Coordinator<'a> {
-    fn new(config: &Config, flows: Vec<usize>, halt: &'a Stop) -> Coordinator<'a> {
+    fn new(
+        config: &Config,
+        flows: Vec<usize>,
+        halt: &'a Stop,
+        blanks: async_channel::Sender<Latencies>,
+    ) -> Coordinator<'a> {
         let is_open_loop = config.flows.iter().any(|flow| flow.shape != Shape::Closed);
         Coordinator {
             halt,
-            series: Series::new(flows.len(), is_open_loop),
+            series: Series::new(
+                config.flows.iter().map(|flow| flow_plan(config, flow)).collect(),
+                &flows,
+                is_open_loop,
+            ),
+            blanks,
             ended: vec![false; flows.len()],
             is_target_down: vec![false; flows.len()],
             flows,
@@ -298,16 +331,21 @@ impl<'a> Coordinator<'a> {
     }
 
     fn take(&mut self, news: News, observer: &mut dyn Observer) {
-        let mut tell = |seconds: Vec<Progress>| seconds.iter().for_each(|it| observer.second(it));
+        let tell = |progress: &Progress<'_>| observer.second(progress);
         match news {
             News::Ready => {}
             News::Second { lane, index, second } => {
-                tell(self.series.close(lane, index, *second));
+                self.series.close(lane, index, *second, tell);
             }
             News::TargetDown { lane, is_down } => self.is_target_down[lane] = is_down,
             News::Ended { lane, tail } => {
                 self.ended[lane] = true;
-                tell(self.series.end(lane, *tail));
+                self.series.end(lane, *tail, tell);
+            }
+        }
+        while let Some(blank) = self.series.take_blank() {
+            if self.blanks.try_send(blank).is_err() {
+                break;
             }
         }
         if !self.halt.is_requested()
@@ -338,14 +376,12 @@ fn sum_up(
     resources: Resources,
 ) -> Outcome {
     let Coordinator { halt, series, unreachable, .. } = coordinator;
-    let mut totals = Totals::default();
     let mut load_ended_ns = 0;
     let run_id = config.run_id.clone().expect("resolved");
     let mut ledger = Ledger { run_id, connections: Vec::new() };
     let (mut last_failure, mut welcome) = (None, None);
     let mut less = BTreeSet::new();
     for report in reports {
-        totals.add(&report.totals);
         load_ended_ns = load_ended_ns.max(report.load_ended_ns);
         ledger.connections.extend(report.ledger);
         last_failure = report.last_failure.or(last_failure);
@@ -356,9 +392,10 @@ fn sum_up(
     }
     ledger.connections.sort_by_key(|connection| connection.conn);
 
-    let load = Load::new(&totals.counts);
+    let duration_ns = load_ended_ns.max(series.last_answer_ns());
+    let (Totals { all, .. }, rows) = series.finish(duration_ns);
+    let load = Load::new(&all.tally.counts);
     let cause = halt.cause().filter(|cause| *cause != Cause::Done);
-    let duration_ns = load_ended_ns.max(totals.last_answer_ns);
     // By the schedule, load is offered until the message behind the last one would be due.
     let offering = config.flows.iter().map(|flow| match flow.schedule(config.warmup_secs) {
         Schedule::Closed => duration_ns,
@@ -373,7 +410,7 @@ fn sum_up(
         None => Verdict::Pass,
     };
     let mut remarks = Vec::new();
-    if unreachable.is_none() && totals.counts.errors.contains_key(code::REFUSED) {
+    if unreachable.is_none() && all.tally.counts.errors.contains_key(code::REFUSED) {
         remarks.extend(last_failure.iter().map(|reason| format!("refused: {reason}")));
     }
     if let Some(flow) = unreachable {
@@ -409,10 +446,10 @@ fn sum_up(
             offered_per_s: per_second(load.offered, offering_ns),
             achieved_per_s: per_second(load.ok + load.filtered + load.unacknowledged, duration_ns),
         },
-        latency: LatencySummaries::new(&totals.latencies),
-        errors: totals.counts.errors,
+        latency: LatencySummaries::new(&all.latencies),
+        errors: all.tally.counts.errors,
         resources,
-        series: series.finish(duration_ns),
+        series: rows,
     };
     let exit_code = match (verdict, cause) {
         (Verdict::Pass, _) => exit_code::PASS,

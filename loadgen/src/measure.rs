@@ -10,4 +10,5 @@ pub mod progress;
 pub mod recorder;
 pub mod resources;
 pub mod slo;
+pub mod stages;
 pub mod summary;

@@ -19,11 +19,11 @@ pub trait Observer {
     }
 
     /// A second is over.
-    fn second(&mut self, progress: &Progress);
+    fn second(&mut self, progress: &Progress<'_>);
 }
 
-impl<F: FnMut(&Progress)> Observer for F {
-    fn second(&mut self, progress: &Progress) {
+impl<F: FnMut(&Progress<'_>)> Observer for F {
+    fn second(&mut self, progress: &Progress<'_>) {
         self(progress);
     }
 }

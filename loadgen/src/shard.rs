@@ -26,7 +26,8 @@ use crate::hammer::udp::Udp;
 use crate::hammer::{Claim, Hammer, Kit, Target};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
-use crate::measure::recorder::{Recorder, Totals};
+use crate::measure::recorder::{Latencies, Recorder};
+use crate::measure::stages::Stage;
 use crate::plan::payloads::Payloads;
 use crate::plan::schedule::{Bounds, Part, Schedule};
 use crate::pool::{Limits, Pool};
@@ -77,7 +78,11 @@ pub(crate) struct Orders {
     pub(crate) keeps_ledger: bool,
     /// The coordinator's word; its cause says why.
     pub(crate) halt: Stop,
+    /// Of the flow's plan.
+    pub(crate) stages: Vec<Stage>,
     pub(crate) news: SyncSender<News>,
+    /// Histograms that the coordinator has emptied.
+    pub(crate) blanks: async_channel::Receiver<Latencies>,
     pub(crate) go: async_channel::Receiver<Clock>,
 }
 
@@ -98,7 +103,6 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) flow: usize,
-    pub(crate) totals: Totals,
     /// When its load ended, ns since the start.
     pub(crate) load_ended_ns: u64,
     pub(crate) ledger: Vec<LedgerConnection>,
@@ -189,7 +193,7 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         dispatch: Dispatch::new(supply, orders.workers),
         pool: Pool::new(limits, target, clock),
         kit: Kit::new(orders.payloads.clone(), orders.compress, orders.datagram_bytes),
-        recorder: RefCell::new(Recorder::default()),
+        recorder: RefCell::new(Recorder::new(orders.stages.len())),
         rest: Rest::new(orders.think_time, seed),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
     }
@@ -242,9 +246,19 @@ impl<'a, H: Hammer> Watch<'a, H> {
         if index <= self.second {
             return;
         }
-        let mut second = Box::new(close_second(self.shop, index as u64 * SECOND_NS));
+        let at_ns = index as u64 * SECOND_NS;
+        let mut second = Box::new(close_second(self.shop, &self.orders.stages, at_ns));
+        let recorder = &mut *self.shop.recorder.borrow_mut();
+        while let Ok(blank) = self.orders.blanks.try_recv() {
+            if recorder.recycle(blank).is_some() {
+                break;
+            }
+        }
         if let Some(untold) = self.untold.take() {
-            second.interval.precede(&untold.interval);
+            for mut spare in second.interval.precede(untold.interval) {
+                spare.reset();
+                recorder.recycle(spare);
+            }
         }
         let news = News::Second { lane: self.orders.lane, index: index - 1, second };
         // Never blocks: a terminal that is stopped must not stop the load.
@@ -297,11 +311,20 @@ impl<'a, H: Hammer> Watch<'a, H> {
     }
 }
 
-fn close_second<H>(shop: &Shop<H>, at_ns: u64) -> ShardSecond {
-    let interval = shop.recorder.borrow_mut().close_interval();
-    // In closed loop what is taken up is what is offered.
-    let offered = shop.dispatch.due_before(at_ns).unwrap_or(interval.counts.sent);
-    ShardSecond { offered, interval }
+fn close_second<H>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond {
+    let recorder = &mut *shop.recorder.borrow_mut();
+    let interval = recorder.close_interval();
+    let due_before = |at_ns| shop.dispatch.due_before(at_ns);
+    let offered = |(index, stage): (usize, &Stage)| match due_before(stage.begin_ns) {
+        // In closed loop what is taken up is what is offered.
+        None => recorder.counts_of(index).sent,
+        Some(_) if at_ns <= stage.begin_ns => 0,
+        Some(before) => {
+            let end_ns = stage.end_ns.map_or(at_ns, |end_ns| end_ns.min(at_ns));
+            due_before(end_ns).unwrap_or(before) - before
+        }
+    };
+    ShardSecond { offered: stages.iter().enumerate().map(offered).collect(), interval }
 }
 
 fn finish<H: Hammer>(
@@ -314,18 +337,19 @@ fn finish<H: Hammer>(
     if let Some(unclaimed) = shop.dispatch.unclaimed() {
         count_unsent(&mut shop.recorder.borrow_mut(), unclaimed, load_ended_ns);
     }
-    let mut tail = close_second(&shop, end_ns);
-    if let Some(untold) = untold {
-        tail.interval.precede(&untold.interval);
-    }
     let Shop { pool, recorder, .. } = shop;
-    let totals = recorder.into_inner().finish();
-    tail.offered = totals.counts.sent + totals.counts.unsent;
-    assert_eq!(totals.counts.in_flight(), 0, "every message is settled");
+    let mut recorder = recorder.into_inner();
+    let mut interval = recorder.close_interval();
+    if let Some(untold) = untold {
+        interval.precede(untold.interval);
+    }
+    // What was not taken up by now is unsent.
+    let offered = |stage| recorder.counts_of(stage).sent + recorder.counts_of(stage).unsent;
+    let tail = ShardSecond { offered: (0..recorder.stages()).map(offered).collect(), interval };
+    assert_eq!(recorder.counts().in_flight(), 0, "every message is settled");
     let remains = pool.finish();
     let report = Report {
         flow,
-        totals,
         load_ended_ns,
         ledger: remains.ledger,
         last_failure: remains.last_failure,
@@ -339,7 +363,9 @@ fn finish<H: Hammer>(
 const UNSENT_STEPS_MAX: u64 = 1_000_000;
 
 fn count_unsent(recorder: &mut Recorder, claim: Claim, ended_ns: u64) {
+    let mut recorder = recorder.stage(claim.stage);
     recorder.unsent(claim.count);
+    recorder.settling();
     let step = claim.count.div_ceil(UNSENT_STEPS_MAX);
     let mut index = 0;
     while index < claim.count {
@@ -362,10 +388,11 @@ mod tests {
         };
         let dues = Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 };
         let mut recorder = Recorder::default();
-        count_unsent(&mut recorder, Claim { count: 1_000_000_000, dues }, 1_000_000_000);
-        let totals = recorder.finish();
-        assert_eq!(totals.counts.unsent, 1_000_000_000);
-        let waits = &totals.latencies.response.censored;
+        let claim = Claim { count: 1_000_000_000, stage: 0, dues };
+        count_unsent(&mut recorder, claim, 1_000_000_000);
+        assert_eq!(recorder.counts().unsent, 1_000_000_000);
+        let interval = recorder.close_interval();
+        let waits = &interval.stages[0].latencies.response.censored;
         assert_eq!(waits.len(), 1_000_000_000);
         let median = waits.value_at_quantile(0.5);
         assert!(median.abs_diff(500_000_000) < 1_000_000, "{median}");
