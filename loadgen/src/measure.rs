@@ -12,3 +12,4 @@ pub mod resources;
 pub mod slo;
 pub mod stages;
 pub mod summary;
+pub mod validity;
