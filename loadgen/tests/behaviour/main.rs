@@ -7,6 +7,7 @@
 
 mod keys;
 mod load;
+mod output;
 mod sealed;
 mod server;
 mod tls;

@@ -1,0 +1,65 @@
+//! A second as the places need it: owned, so that it can go to their threads.
+//!
+//! Owns what is taken along. The heavy parts (histograms, a summary so far) are made only for a run
+//! that is kept in a folder.
+
+use std::time::Duration;
+
+use loadgen::measure::progress::Second;
+use loadgen::measure::recorder::{self, Latencies, Latency};
+use loadgen::summary::Summary;
+use loadgen::{Manifest, Progress};
+
+use super::folder::Three;
+
+/// One second.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Since the start.
+    pub(crate) elapsed: Duration,
+    /// The row.
+    pub(crate) second: Second,
+    /// Whether the load follows a schedule.
+    pub(crate) is_open_loop: bool,
+    /// Failed since the start.
+    pub(crate) errors: u64,
+    /// Failed since the start, as a share of what was sent.
+    pub(crate) error_rate: f64,
+    /// The second as a line.
+    pub(crate) line: String,
+    /// For a folder.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What a folder keeps of a second.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// The run so far.
+    pub(crate) checkpoint: Option<Box<Summary>>,
+    /// The histograms of the second, without warm-up.
+    pub(crate) latencies: Three,
+}
+
+impl Seen {
+    /// Takes along what is needed; with a `manifest` also what a folder keeps.
+    pub(crate) fn of(progress: &Progress<'_>, manifest: Option<&Manifest>) -> Seen {
+        Seen {
+            elapsed: progress.elapsed,
+            second: progress.second.clone(),
+            is_open_loop: progress.open_loop,
+            errors: progress.errors,
+            error_rate: progress.error_rate,
+            line: progress.to_string(),
+            kept: manifest.map(|_| Kept { checkpoint: None, latencies: three(progress) }),
+        }
+    }
+}
+
+/// What was given up counts at the time up to which it was watched, as in the summary.
+fn three(progress: &Progress<'_>) -> Three {
+    let Latencies { response, service, lag } = progress.latencies();
+    [response, service, lag].map(|Latency { mut values, censored }| {
+        recorder::add(&mut values, &censored);
+        values
+    })
+}
