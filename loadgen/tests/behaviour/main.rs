@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod keys;
+mod liar;
 mod load;
 mod output;
+mod queue;
 mod sealed;
 mod server;
 mod tls;
