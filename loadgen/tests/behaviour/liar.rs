@@ -39,9 +39,7 @@ pub(crate) struct Script {
     stalls: Vec<(Duration, Duration)>,
     service: Duration,
     accepts_after: Duration,
-    reads_after: Duration,
     read_bytes_per_s: Option<u64>,
-    receive_buffer: Option<usize>,
     choose: Box<Choose>,
 }
 
@@ -51,9 +49,7 @@ impl Default for Script {
             stalls: Vec::new(),
             service: Duration::ZERO,
             accepts_after: Duration::ZERO,
-            reads_after: Duration::ZERO,
             read_bytes_per_s: None,
-            receive_buffer: None,
             choose: Box::new(|_| Deed::Answer),
         }
     }
@@ -72,19 +68,15 @@ impl Script {
         Script { service, ..self }
     }
 
-    /// Connections are accepted only so long after the start.
+    /// Nobody is let in for so long after the first has knocked: the kernel completes connections,
+    /// and what is written waits there.
     pub(crate) fn accept_after(self, accepts_after: Duration) -> Script {
         Script { accepts_after, ..self }
     }
 
-    /// Of a connection nothing is read for so long, into a small buffer.
-    pub(crate) fn read_after(self, reads_after: Duration) -> Script {
-        Script { reads_after, receive_buffer: Some(4096), ..self }
-    }
-
-    /// Each connection is read no faster, through a small buffer.
+    /// Each connection is read no faster, and the kernel keeps little for us.
     pub(crate) fn read_slowly(self, bytes_per_s: u64) -> Script {
-        Script { read_bytes_per_s: Some(bytes_per_s), receive_buffer: Some(4096), ..self }
+        Script { read_bytes_per_s: Some(bytes_per_s), ..self }
     }
 
     /// What is done with the server's n-th message, counted from 0.
@@ -96,18 +88,15 @@ impl Script {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        if let Some(bytes) = self.receive_buffer {
-            socket.set_recv_buffer_size(bytes).unwrap();
+        if self.read_bytes_per_s.is_some() {
+            socket.set_recv_buffer_size(64 * 1024).unwrap();
         }
         socket.bind(&any.into()).unwrap();
         socket.listen(1024).unwrap();
         let listener = TcpListener::from(socket);
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(State {
-            script: self,
-            begin: OnceLock::new(),
-            books: Mutex::default(),
-        });
+        let state =
+            Arc::new(State { script: self, begin: OnceLock::new(), books: Mutex::default() });
         let (replies, queue) = channel();
         std::thread::spawn({
             let state = state.clone();
@@ -164,17 +153,6 @@ impl Liar {
     pub(crate) fn arrivals(&self) -> Vec<Duration> {
         self.state.books.lock().unwrap().arrivals.clone()
     }
-
-    /// How many messages came in each slice of time.
-    pub(crate) fn per(&self, slice: Duration) -> Vec<u64> {
-        let mut counts = Vec::new();
-        for arrival in self.arrivals() {
-            let index = usize::try_from(arrival.as_nanos() / slice.as_nanos()).unwrap();
-            counts.resize(counts.len().max(index + 1), 0);
-            counts[index] += 1;
-        }
-        counts
-    }
 }
 
 /// What leaves a connection, and when.
@@ -185,9 +163,11 @@ struct Reply {
 }
 
 fn accept(listener: &TcpListener, state: &Arc<State>, replies: &Sender<Reply>) {
-    std::thread::sleep(state.script.accepts_after);
-    for stream in listener.incoming() {
+    for (number, stream) in listener.incoming().enumerate() {
         let Ok(stream) = stream else { return };
+        if number == 0 {
+            std::thread::sleep(state.script.accepts_after);
+        }
         state.books.lock().unwrap().connections += 1;
         // A reply of 16 bytes must not wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
@@ -198,7 +178,6 @@ fn accept(listener: &TcpListener, state: &Arc<State>, replies: &Sender<Reply>) {
 }
 
 fn read(mut stream: TcpStream, state: &State, replies: &Sender<Reply>) {
-    std::thread::sleep(state.script.reads_after);
     let out = Arc::new(stream.try_clone().unwrap());
     let mut chunk = vec![0; 64 * 1024];
     loop {
@@ -293,7 +272,8 @@ fn send(state: &State, queue: &Receiver<Reply>) {
 fn a_script_serves_in_order_and_not_in_its_stalls() {
     let ms = Duration::from_millis;
     let script = Script::default().service(ms(2)).stall(ms(10), ms(5)).stall(ms(30), ms(1));
-    for (from, done) in [(0, 2), (7, 9), (9, 16), (10, 17), (14, 17), (15, 17), (29, 32), (40, 42)] {
+    for (from, done) in [(0, 2), (7, 9), (9, 16), (10, 17), (14, 17), (15, 17), (29, 32), (40, 42)]
+    {
         assert_eq!(script.served(ms(from)), ms(done), "from {from}");
     }
     let stall = Script::default().stall(ms(10), ms(5));

@@ -175,7 +175,11 @@ mod tests {
             .map(|_| {
                 let uniform = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 now -= (1.0 - uniform).ln() / load * service as f64;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a time"
+                )]
                 let arrival = now as u64;
                 arrival
             })
