@@ -2,15 +2,27 @@
 //!
 //! Owns a shard's part of the load: in closed loop a worker claims its next batch when it is free;
 //! in open loop what is due goes to idle workers, first come first served, and a worker that
-//! becomes free takes what is due at once. Leaves the clock to the caller (`now_ns`), and carrying
-//! to the worker. A batch is what is due, up to the batch size, never waited for.
+//! becomes free takes what is late. Leaves the clock to the caller (`now_ns`), and carrying to the
+//! worker. A batch is what is due, up to the batch size.
+//!
+//! What becomes due is handed out once in a *slot* of time, so that a thousand messages a
+//! millisecond are not a thousand wakes: the first one who looks in a slot, pacer or free worker,
+//! opens the gate for what is due by then. What the workers could not take at once, whoever becomes
+//! free takes, without waiting for the next slot.
+//!
+//! ```text
+//! due      | | | | | | | | | | | | |
+//! slots    [       )[       )[       )      a slot is a millisecond, or some microseconds
+//! gate      ^        ^        ^             opened by the first look; all that is due until then
+//! ```
 //!
 //! A worker that becomes free just after the end still takes what was due before it: a message that
 //! is due a millisecond before the end has no less right to be sent than one in the middle, for
 //! which a busy worker would have been back in time. So the end is soft by [`LATE_NS`]; a target
 //! that keeps all workers for longer leaves messages unsent.
-//! Invariant: every message of the part is claimed at most once and in order; what is due before
-//! the end and not claimed is what [`Dispatch::unclaimed`] gives.
+//! Invariant: every message of the part is claimed at most once, in order and not before it is due;
+//! what is due before the end is claimed, missed (told to the caller as it happens), or told by
+//! [`Dispatch::drain_unclaimed`]. A claim is of one stage.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,11 +31,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use crate::hammer::{Claim, Dues};
-use crate::plan::schedule::{Bounds, Constant, Part, share};
+use crate::plan::schedule::stream::Stream;
+use crate::plan::schedule::{Schedule, share};
+use crate::plan::shape::CatchUp;
 
 /// For so long after the end of the time, a worker that becomes free takes what was due before it:
 /// the pacer's tick, and the time in which a target that keeps up answers the batches under way.
 const LATE_NS: u64 = 10_000_000;
+/// A message is late when it was due so long ago: two ticks of a millisecond, one to wait for and
+/// one to oversleep.
+const MISSED_NS: u64 = 2_000_000;
+/// Waits of messages that are not sent are told in at most so many steps at a time.
+const MISSED_STEPS_MAX: u64 = 10_000;
+const UNCLAIMED_STEPS_MAX: u64 = 1_000_000;
+
+/// Told of messages that will not be sent: stage, deadline, how many.
+pub(crate) type Missed<'a> = &'a mut dyn FnMut(usize, u64, u64);
 
 /// What there is to send.
 #[derive(Debug)]
@@ -31,7 +54,7 @@ pub(crate) enum Supply {
     /// Closed loop.
     Closed(Closed),
     /// Open loop.
-    Open(Open),
+    Open(Box<Open>),
 }
 
 /// As fast as the workers are.
@@ -42,19 +65,39 @@ pub(crate) struct Closed {
     /// The rest, shared by all shards: one atomic operation a batch. `None` has no end.
     rest: Option<Arc<AtomicU64>>,
     batch_size: u64,
+    /// What is claimed before counts as warm-up, and not for the total.
+    measured_from_ns: u64,
+    /// The stage behind the warm-up.
+    measured_stage: usize,
     end_ns: u64,
 }
 
 /// By the schedule.
 #[derive(Debug)]
 pub(crate) struct Open {
-    schedule: Constant,
-    part: Part,
-    /// Messages of this part within the bounds.
-    count: u64,
-    taken: u64,
+    stream: Stream,
     batch_size: u64,
     end_ns: u64,
+    backlog: Backlog,
+    slot_ns: u64,
+    /// The latest slot in which somebody looked.
+    slot: Option<u64>,
+    /// What is due until then may be taken.
+    gate_ns: u64,
+}
+
+/// How late messages are let go.
+#[derive(Clone, Copy, Debug)]
+enum Backlog {
+    Asap,
+    Never,
+    /// What was due `since_ns` and later goes from `from_ns` on, as fast as it was due times
+    /// `thousandths` ÷ 1000.
+    Limited {
+        thousandths: u32,
+        from_ns: u64,
+        since_ns: u64,
+    },
 }
 
 /// How a closed loop's total is cut: batch size, first batches of all workers, and the rest.
@@ -73,18 +116,31 @@ pub(crate) fn cut(total: Option<u64>, workers: u64, batch_size: u64) -> (u64, Ve
 
 impl Closed {
     pub(crate) fn new(
+        schedule: &Schedule,
         first: Vec<u64>,
         rest: Option<Arc<AtomicU64>>,
         batch_size: u64,
-        duration_ns: Option<u64>,
     ) -> Closed {
-        Closed { first, rest, batch_size, end_ns: duration_ns.unwrap_or(u64::MAX) }
+        let measured = schedule.stages().iter().position(|stage| stage.is_measured);
+        Closed {
+            first,
+            rest,
+            batch_size,
+            measured_from_ns: schedule.measured_from_ns(),
+            measured_stage: measured.expect("something is measured"),
+            end_ns: schedule.end_ns(),
+        }
     }
 
-    fn take(&mut self, worker: usize, now_ns: u64) -> Option<Claim> {
-        let first = std::mem::take(&mut self.first[worker]);
-        let count = if first > 0 { first } else { self.take_rest() };
-        (count > 0).then_some(Claim { count, stage: 0, dues: Dues::Same(now_ns) })
+    fn take(&mut self, worker: usize, free_ns: u64, now_ns: u64) -> Option<Claim> {
+        let (stage, count) = if now_ns < self.measured_from_ns {
+            (0, self.batch_size)
+        } else {
+            let first = std::mem::take(&mut self.first[worker]);
+            (self.measured_stage, if first > 0 { first } else { self.take_rest() })
+        };
+        let dues = Dues::Same(now_ns);
+        (count > 0).then_some(Claim { count, stage, dues, free_ns, claimed_ns: now_ns })
     }
 
     fn take_rest(&self) -> u64 {
@@ -104,26 +160,96 @@ impl Closed {
 }
 
 impl Open {
-    pub(crate) fn new(schedule: Constant, part: Part, bounds: Bounds, batch_size: u64) -> Open {
-        let count = part.count_below(bounds.messages(schedule));
-        let end_ns = bounds.duration_ns.unwrap_or(u64::MAX);
-        Open { schedule, part, count, taken: 0, batch_size, end_ns }
+    /// Hands `stream` out, `batch_size` messages at a time at most, once in `slot_ns`.
+    pub(crate) fn new(
+        schedule: &Schedule,
+        stream: Stream,
+        catch_up: CatchUp,
+        slot_ns: u64,
+        batch_size: u64,
+    ) -> Open {
+        let backlog = match catch_up {
+            CatchUp::Asap => Backlog::Asap,
+            CatchUp::None => Backlog::Never,
+            CatchUp::Limited { thousandths } => {
+                Backlog::Limited { thousandths, from_ns: 0, since_ns: 0 }
+            }
+        };
+        let end_ns = schedule.end_ns();
+        Open { stream, batch_size, end_ns, backlog, slot_ns, slot: None, gate_ns: 0 }
     }
 
-    /// How many of the part are due at `now_ns` or before; the end itself is not within the load.
-    fn due_until(&self, now_ns: u64) -> u64 {
-        let now_ns = now_ns.min(self.end_ns.saturating_sub(1));
-        self.part.count_below(self.schedule.due_by(now_ns)).min(self.count)
+    /// Opens the gate for what is due by now, if nobody has in this slot.
+    fn look(&mut self, now_ns: u64) {
+        let slot = Some(now_ns / self.slot_ns);
+        if self.slot != slot {
+            (self.slot, self.gate_ns) = (slot, now_ns);
+        }
     }
 
-    fn take(&mut self, now_ns: u64) -> Option<Claim> {
-        let count = (self.due_until(now_ns) - self.taken).min(self.batch_size);
-        let first = self.taken;
-        self.taken += count;
-        let dues = Dues::Scheduled { schedule: self.schedule, part: self.part, first };
-        (count > 0).then_some(Claim { count, stage: 0, dues })
+    /// When the gate may be opened next for a message that is due at `due_ns`.
+    fn opens_ns(&self, due_ns: u64) -> u64 {
+        let next_slot_ns = self.slot.map_or(0, |slot| (slot + 1).saturating_mul(self.slot_ns));
+        self.backlog.released_ns(due_ns).max(next_slot_ns)
+    }
+
+    /// Lets go of what is too late to be sent, as far as it is due before `end_ns`.
+    fn miss(&mut self, end_ns: u64, now_ns: u64, missed: Missed<'_>) {
+        let too_late_ns = now_ns.saturating_sub(MISSED_NS).min(end_ns);
+        if matches!(self.backlog, Backlog::Never) && self.stream.next_ns() < too_late_ns {
+            self.stream.drain(too_late_ns, MISSED_STEPS_MAX, missed);
+        }
+    }
+
+    /// Takes what is due until `until_ns`, and may go at `now_ns`.
+    fn take(&mut self, until_ns: u64, now_ns: u64, spares: &mut Spares) -> Option<Claim> {
+        let next_ns = self.stream.next_ns();
+        self.backlog.note(next_ns, now_ns);
+        let until_ns =
+            until_ns.min(self.backlog.horizon_ns(now_ns)).min(self.end_ns.saturating_sub(1));
+        let is_too_late =
+            matches!(self.backlog, Backlog::Never) && next_ns.saturating_add(MISSED_NS) < now_ns;
+        if next_ns > until_ns || is_too_late {
+            return None;
+        }
+        let mut dues = spares.0.pop().unwrap_or_default();
+        let stage = self.stream.take(until_ns, self.batch_size, &mut dues);
+        let count = dues.len() as u64;
+        Some(Claim { count, stage, dues: Dues::Each(dues), free_ns: 0, claimed_ns: 0 })
     }
 }
+
+impl Backlog {
+    /// What was due until then may go at `now_ns`.
+    fn horizon_ns(self, now_ns: u64) -> u64 {
+        let Backlog::Limited { thousandths, from_ns, since_ns } = self else { return now_ns };
+        let passed = u128::from(now_ns.saturating_sub(from_ns)) * u128::from(thousandths) / 1000;
+        now_ns.min(since_ns.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
+    }
+
+    /// When what is due at `due_ns` may go, the inverse of [`Self::horizon_ns`].
+    fn released_ns(self, due_ns: u64) -> u64 {
+        let Backlog::Limited { thousandths, from_ns, since_ns } = self else { return due_ns };
+        let behind = u128::from(due_ns.saturating_sub(since_ns)) * 1000;
+        let behind = behind.div_ceil(u128::from(thousandths));
+        due_ns.max(from_ns.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX)))
+    }
+
+    /// A message that could have gone a while ago shows that workers were missing: from now on the
+    /// backlog goes at its rate again, and what was released in the meantime is not a burst.
+    fn note(&mut self, next_ns: u64, now_ns: u64) {
+        let released_ns = self.released_ns(next_ns);
+        if let Backlog::Limited { from_ns, since_ns, .. } = self
+            && released_ns.saturating_add(MISSED_NS) < now_ns
+        {
+            (*from_ns, *since_ns) = (now_ns, next_ns);
+        }
+    }
+}
+
+/// Lists of deadlines that are in no claim, to be used again.
+#[derive(Debug, Default)]
+struct Spares(Vec<Vec<u64>>);
 
 /// Hands a shard's messages to its workers.
 #[derive(Debug)]
@@ -140,25 +266,31 @@ struct State {
     late_until_ns: u64,
     idle: VecDeque<usize>,
     seats: Vec<Seat>,
+    spares: Spares,
     pacer: Option<Waker>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Seat {
     is_waiting: bool,
+    /// Since when its worker was last free; at first, from the start.
+    free_ns: Option<u64>,
     claim: Option<Claim>,
     waker: Option<Waker>,
 }
 
 impl Dispatch {
     pub(crate) fn new(supply: Supply, workers: usize) -> Dispatch {
+        let mut seats = Vec::new();
+        seats.resize_with(workers, Seat::default);
         Dispatch {
             state: RefCell::new(State {
                 supply,
                 ended_ns: None,
                 late_until_ns: 0,
                 idle: VecDeque::with_capacity(workers),
-                seats: vec![Seat::default(); workers],
+                seats,
+                spares: Spares(Vec::with_capacity(workers)),
                 pacer: None,
             }),
         }
@@ -170,22 +302,41 @@ impl Dispatch {
         worker: usize,
         now_ns: u64,
         waker: &Waker,
+        missed: Missed<'_>,
     ) -> Poll<Option<Claim>> {
         let state = &mut *self.state.borrow_mut();
-        if let Some(claim) = state.seats[worker].claim.take() {
-            return Poll::Ready(Some(claim));
+        let seat = &mut state.seats[worker];
+        if !seat.is_waiting && seat.claim.is_none() {
+            // Somebody who has just come back; the first time, somebody who was never away.
+            seat.free_ns = Some(seat.free_ns.map_or(0, |_| now_ns));
+        }
+        let free_ns = seat.free_ns.unwrap_or_default();
+        if let Some(claim) = seat.claim.take() {
+            return Poll::Ready(Some(Claim { free_ns, claimed_ns: now_ns, ..claim }));
         }
         state.note(now_ns);
-        if let Some(ended_ns) = state.ended_ns {
-            return Poll::Ready(state.take_late(ended_ns, now_ns));
-        }
-        let claim = match &mut state.supply {
-            Supply::Closed(closed) => return Poll::Ready(closed.take(worker, now_ns)),
-            Supply::Open(_) if state.seats[worker].is_waiting => None,
-            Supply::Open(open) => open.take(now_ns),
+        let claim = match (&mut state.supply, state.ended_ns) {
+            (Supply::Closed(_), Some(_)) => return Poll::Ready(None),
+            (Supply::Closed(closed), None) => {
+                return Poll::Ready(closed.take(worker, free_ns, now_ns));
+            }
+            // What was due before the end, for a worker that becomes free just after it.
+            (Supply::Open(open), Some(ended_ns)) if now_ns < state.late_until_ns => {
+                open.miss(ended_ns, now_ns, missed);
+                open.take(ended_ns, now_ns, &mut state.spares)
+            }
+            (Supply::Open(open), None) if !state.seats[worker].is_waiting => {
+                open.miss(u64::MAX, now_ns, missed);
+                open.look(now_ns);
+                open.take(open.gate_ns, now_ns, &mut state.spares)
+            }
+            (Supply::Open(_), _) => None,
         };
-        if claim.is_some() {
-            return Poll::Ready(claim);
+        if let Some(claim) = claim {
+            return Poll::Ready(Some(Claim { free_ns, claimed_ns: now_ns, ..claim }));
+        }
+        if state.ended_ns.is_some() {
+            return Poll::Ready(None);
         }
         let seat = &mut state.seats[worker];
         seat.waker = Some(waker.clone());
@@ -199,22 +350,39 @@ impl Dispatch {
         Poll::Pending
     }
 
-    /// Gives what is due to idle workers. Returns when the next message is due, `None` once the
-    /// load is over, and waits while no worker is idle: then whoever becomes free takes it.
-    pub(crate) fn poll_pace(&self, now_ns: u64, waker: &Waker) -> Poll<Option<u64>> {
+    /// A claim that is settled: its memory serves the next one.
+    pub(crate) fn give_back(&self, claim: Claim) {
+        if let Dues::Each(mut dues) = claim.dues {
+            dues.clear();
+            self.state.borrow_mut().spares.0.push(dues);
+        }
+    }
+
+    /// Gives what is due to idle workers. Returns when to look again, `None` once the load is over,
+    /// and waits while no worker is idle: then whoever becomes free takes it.
+    pub(crate) fn poll_pace(
+        &self,
+        now_ns: u64,
+        waker: &Waker,
+        missed: Missed<'_>,
+    ) -> Poll<Option<u64>> {
         let state = &mut *self.state.borrow_mut();
         state.note(now_ns);
         if state.ended_ns.is_some() {
             return Poll::Ready(None);
         }
-        let Supply::Open(open) = &mut state.supply else { return Poll::Ready(None) };
-        hand_out(open, &mut state.idle, &mut state.seats, now_ns);
-        if state.idle.is_empty() {
-            state.pacer = Some(waker.clone());
+        let State { supply: Supply::Open(open), idle, seats, spares, pacer, .. } = state else {
+            return Poll::Ready(None);
+        };
+        open.miss(u64::MAX, now_ns, missed);
+        open.look(now_ns);
+        hand_out(open, idle, seats, spares, open.gate_ns, now_ns);
+        if idle.is_empty() {
+            *pacer = Some(waker.clone());
             return Poll::Pending;
         }
-        let next_ns = open.schedule.due_ns(open.part.number(open.taken));
-        Poll::Ready(Some(next_ns.min(open.end_ns)))
+        let opens_ns = open.opens_ns(open.stream.next_ns());
+        Poll::Ready(Some(opens_ns.min(open.end_ns)))
     }
 
     /// When the load ended, if it has; looks whether it is over at `now_ns`.
@@ -233,27 +401,23 @@ impl Dispatch {
         }
     }
 
-    /// Messages of the schedule that were due before `at_ns` and before the end; `None` in closed
-    /// loop, where a message is due when it is claimed.
-    pub(crate) fn due_before(&self, at_ns: u64) -> Option<u64> {
-        let state = self.state.borrow();
-        match &state.supply {
-            Supply::Closed(_) => None,
-            Supply::Open(open) => Some(match state.ended_ns {
-                Some(ended_ns) if ended_ns < at_ns => open.due_until(ended_ns),
-                _ => at_ns.checked_sub(1).map_or(0, |until_ns| open.due_until(until_ns)),
-            }),
-        }
+    /// Messages of a stage that were due before `at_ns` and before the end; `None` in closed loop,
+    /// where a message is due when it is claimed.
+    pub(crate) fn due_in(&self, stage: usize, at_ns: u64) -> Option<u64> {
+        let state = &mut *self.state.borrow_mut();
+        let ended_ns = state.ended_ns.unwrap_or(u64::MAX);
+        let Supply::Open(open) = &mut state.supply else { return None };
+        Some(open.stream.due_in(stage, at_ns.min(ended_ns.saturating_add(1)).min(open.end_ns)))
     }
 
-    /// The messages that were due before the load ended and that nobody took up.
-    pub(crate) fn unclaimed(&self) -> Option<Claim> {
-        let state = self.state.borrow();
+    /// Tells the messages that were due before the load ended and that nobody took up; once.
+    pub(crate) fn drain_unclaimed(&self, missed: Missed<'_>) {
+        let state = &mut *self.state.borrow_mut();
         let ended_ns = state.ended_ns.expect("asked once the load is over");
-        let Supply::Open(open) = &state.supply else { return None };
-        let count = open.due_until(ended_ns) - open.taken;
-        let dues = Dues::Scheduled { schedule: open.schedule, part: open.part, first: open.taken };
-        (count > 0).then_some(Claim { count, stage: 0, dues })
+        if let Supply::Open(open) = &mut state.supply {
+            let end_ns = ended_ns.saturating_add(1).min(open.end_ns);
+            open.stream.drain(end_ns, UNCLAIMED_STEPS_MAX, missed);
+        }
     }
 }
 
@@ -261,8 +425,10 @@ impl State {
     /// Looks whether the load is over.
     fn note(&mut self, now_ns: u64) {
         let (is_exhausted, end_ns) = match &self.supply {
-            Supply::Closed(closed) => (closed.is_exhausted(), closed.end_ns),
-            Supply::Open(open) => (open.taken == open.count, open.end_ns),
+            Supply::Closed(closed) => {
+                (now_ns >= closed.measured_from_ns && closed.is_exhausted(), closed.end_ns)
+            }
+            Supply::Open(open) => (open.stream.next_ns() == u64::MAX, open.end_ns),
         };
         if self.ended_ns.is_none() && (is_exhausted || now_ns >= end_ns) {
             self.late_until_ns = end_ns.saturating_add(LATE_NS);
@@ -270,19 +436,12 @@ impl State {
         }
     }
 
-    /// What was due before the end, for a worker that becomes free just after it.
-    fn take_late(&mut self, ended_ns: u64, now_ns: u64) -> Option<Claim> {
-        match &mut self.supply {
-            Supply::Open(open) if now_ns < self.late_until_ns => open.take(ended_ns),
-            Supply::Open(_) | Supply::Closed(_) => None,
-        }
-    }
-
     /// Ends the load. What was due until then and waits only for the pacer's next tick is not
     /// late for anybody's fault but ours: idle workers take it.
     fn end(&mut self, ended_ns: u64) {
-        if let Supply::Open(open) = &mut self.supply {
-            hand_out(open, &mut self.idle, &mut self.seats, ended_ns);
+        let State { supply, idle, seats, spares, .. } = self;
+        if let Supply::Open(open) = supply {
+            hand_out(open, idle, seats, spares, ended_ns, ended_ns);
         }
         self.ended_ns = Some(ended_ns);
         self.idle.clear();
@@ -291,10 +450,17 @@ impl State {
     }
 }
 
-/// Gives idle workers what is due, first come first served.
-fn hand_out(open: &mut Open, idle: &mut VecDeque<usize>, seats: &mut [Seat], now_ns: u64) {
+/// Gives idle workers what is due until `until_ns`, first come first served.
+fn hand_out(
+    open: &mut Open,
+    idle: &mut VecDeque<usize>,
+    seats: &mut [Seat],
+    spares: &mut Spares,
+    until_ns: u64,
+    now_ns: u64,
+) {
     while let Some(&worker) = idle.front() {
-        let Some(claim) = open.take(now_ns) else { return };
+        let Some(claim) = open.take(until_ns, now_ns, spares) else { return };
         idle.pop_front();
         let seat = &mut seats[worker];
         seat.is_waiting = false;
@@ -310,25 +476,98 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::schedule::{NANOS, Schedule};
+    use std::time::Duration;
 
-    fn open(rate: u64, bounds: Bounds, batch_size: u64, workers: usize) -> Dispatch {
-        let Schedule::Constant(schedule) = Schedule::from_rate(rate) else { panic!("closed") };
-        let part = Part::new(0, 1);
-        Dispatch::new(Supply::Open(Open::new(schedule, part, bounds, batch_size)), workers)
+    use crate::plan::schedule::{Bounds, NANOS, Part};
+    use crate::plan::shape::Arrivals;
+
+    const SLOT_NS: u64 = 1_000_000;
+
+    struct Rig {
+        dispatch: Dispatch,
+        stages: usize,
+        missed: Vec<(usize, u64, u64)>,
     }
 
-    fn closed(total: Option<u64>, workers: usize, batch_size: u64) -> Dispatch {
-        let (batch_size, first, rest) = cut(total, workers as u64, batch_size);
-        let rest = total.map(|_| Arc::new(AtomicU64::new(rest)));
-        let supply = Closed::new(first, rest, batch_size, Some(NANOS));
-        Dispatch::new(Supply::Closed(supply), workers)
+    impl Rig {
+        fn open(shape: &str, bounds: Bounds, batch_size: u64, workers: usize) -> Rig {
+            Rig::late(shape, bounds, batch_size, workers, CatchUp::Asap)
+        }
+
+        fn late(
+            shape: &str,
+            bounds: Bounds,
+            batch_size: u64,
+            workers: usize,
+            catch_up: CatchUp,
+        ) -> Rig {
+            Rig::of(schedule(shape, Arrivals::Even, 0, bounds), batch_size, workers, catch_up)
+        }
+
+        fn of(schedule: Arc<Schedule>, batch_size: u64, workers: usize, catch_up: CatchUp) -> Rig {
+            let stream = Stream::new(Arc::clone(&schedule), Part::new(0, 1), 1);
+            let open = Open::new(&schedule, stream, catch_up, SLOT_NS, batch_size);
+            let dispatch = Dispatch::new(Supply::Open(Box::new(open)), workers);
+            Rig { dispatch, stages: schedule.stages().len(), missed: Vec::new() }
+        }
+
+        fn closed(total: Option<u64>, workers: usize, batch_size: u64, warm_up_secs: u64) -> Rig {
+            let bounds = Bounds { total, duration_ns: Some(NANOS) };
+            let schedule = schedule("closed", Arrivals::Even, warm_up_secs, bounds);
+            let (batch_size, first, rest) = cut(total, workers as u64, batch_size);
+            let rest = total.map(|_| Arc::new(AtomicU64::new(rest)));
+            let supply = Closed::new(&schedule, first, rest, batch_size);
+            let dispatch = Dispatch::new(Supply::Closed(supply), workers);
+            Rig { dispatch, stages: schedule.stages().len(), missed: Vec::new() }
+        }
+
+        fn take(&mut self, worker: usize, now_ns: u64) -> Poll<Option<Claim>> {
+            let missed = &mut self.missed;
+            let mut missed = |stage, due_ns, n| missed.push((stage, due_ns, n));
+            self.dispatch.poll_claim(worker, now_ns, Waker::noop(), &mut missed)
+        }
+
+        fn claim(&mut self, worker: usize, now_ns: u64) -> Poll<Option<u64>> {
+            self.take(worker, now_ns).map(|claim| claim.map(|claim| claim.count))
+        }
+
+        fn pace(&mut self, now_ns: u64) -> Poll<Option<u64>> {
+            let missed = &mut self.missed;
+            let mut missed = |stage, due_ns, n| missed.push((stage, due_ns, n));
+            self.dispatch.poll_pace(now_ns, Waker::noop(), &mut missed)
+        }
+
+        fn unclaimed(&self) -> Vec<(usize, u64, u64)> {
+            let mut unclaimed = Vec::new();
+            self.dispatch
+                .drain_unclaimed(&mut |stage, due_ns, n| unclaimed.push((stage, due_ns, n)));
+            unclaimed
+        }
+
+        fn offered(&self) -> u64 {
+            (0..self.stages).map(|stage| self.dispatch.due_in(stage, u64::MAX).unwrap()).sum()
+        }
     }
 
-    fn claim(dispatch: &Dispatch, worker: usize, now_ns: u64) -> Poll<Option<u64>> {
-        dispatch
-            .poll_claim(worker, now_ns, Waker::noop())
-            .map(|claim| claim.map(|claim| claim.count))
+    fn schedule(
+        shape: &str,
+        arrivals: Arrivals,
+        warm_up_secs: u64,
+        bounds: Bounds,
+    ) -> Arc<Schedule> {
+        let warm_up = Duration::from_secs(warm_up_secs);
+        Arc::new(Schedule::new(&shape.parse().unwrap(), arrivals, warm_up, bounds, "main"))
+    }
+
+    fn dues(claim: Poll<Option<Claim>>) -> Vec<u64> {
+        match claim {
+            Poll::Ready(Some(Claim { dues: Dues::Each(dues), .. })) => dues,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn count(messages: &[(usize, u64, u64)]) -> u64 {
+        messages.iter().map(|(_, _, n)| n).sum()
     }
 
     const UNBOUNDED: Bounds = Bounds { total: None, duration_ns: None };
@@ -344,111 +583,250 @@ mod tests {
 
     #[test]
     fn a_closed_loop_ends_by_total_or_by_time_and_leaves_nothing_unclaimed() {
-        let dispatch = closed(Some(5), 2, 2);
-        assert_eq!(claim(&dispatch, 0, 1), Poll::Ready(Some(2)));
-        assert_eq!(claim(&dispatch, 0, 2), Poll::Ready(Some(1)));
-        assert_eq!(dispatch.ended_ns(3), None, "worker 1 has its first batch still");
-        assert_eq!(claim(&dispatch, 1, 4), Poll::Ready(Some(2)));
-        assert_eq!(claim(&dispatch, 0, 5), Poll::Ready(None));
-        assert_eq!(dispatch.ended_ns(9), Some(5));
-        assert_eq!(dispatch.unclaimed(), None);
+        let mut rig = Rig::closed(Some(5), 2, 2, 0);
+        assert_eq!(rig.claim(0, 1), Poll::Ready(Some(2)));
+        assert_eq!(rig.claim(0, 2), Poll::Ready(Some(1)));
+        assert_eq!(rig.dispatch.ended_ns(3), None, "worker 1 has its first batch still");
+        assert_eq!(rig.claim(1, 4), Poll::Ready(Some(2)));
+        assert_eq!(rig.claim(0, 5), Poll::Ready(None));
+        assert_eq!(rig.dispatch.ended_ns(9), Some(5));
+        assert_eq!(rig.unclaimed(), []);
 
-        let dispatch = closed(None, 1, 2);
-        assert_eq!(claim(&dispatch, 0, NANOS - 1), Poll::Ready(Some(2)));
-        assert_eq!(claim(&dispatch, 0, NANOS), Poll::Ready(None));
-        assert_eq!(dispatch.unclaimed(), None);
+        let mut rig = Rig::closed(None, 1, 2, 0);
+        assert_eq!(rig.claim(0, NANOS - 1), Poll::Ready(Some(2)));
+        assert_eq!(rig.claim(0, NANOS), Poll::Ready(None));
+        assert_eq!(rig.unclaimed(), []);
+    }
+
+    #[test]
+    fn the_warm_up_of_a_closed_loop_does_not_draw_from_the_total() {
+        let mut rig = Rig::closed(Some(3), 1, 2, 2);
+        let stage = |claim: Poll<Option<Claim>>| match claim {
+            Poll::Ready(Some(claim)) => (claim.stage, claim.count),
+            other => panic!("{other:?}"),
+        };
+        for now_ns in [0, NANOS, 2 * NANOS - 1] {
+            assert_eq!(stage(rig.take(0, now_ns)), (0, 2));
+        }
+        assert_eq!(stage(rig.take(0, 2 * NANOS)), (1, 2));
+        assert_eq!(stage(rig.take(0, 2 * NANOS + 1)), (1, 1));
+        assert_eq!(rig.claim(0, 2 * NANOS + 2), Poll::Ready(None));
+        // The duration, too, begins behind the warm-up.
+        let mut rig = Rig::closed(None, 1, 2, 2);
+        assert_eq!(stage(rig.take(0, 3 * NANOS - 1)), (1, 2));
+        assert_eq!(rig.claim(0, 3 * NANOS), Poll::Ready(None));
     }
 
     #[test]
     fn what_is_due_goes_to_idle_workers_in_the_order_in_which_they_became_idle() {
-        let dispatch = open(1000, UNBOUNDED, 2, 3);
-        assert_eq!(claim(&dispatch, 2, 0), Poll::Ready(Some(1)));
+        let mut rig = Rig::open("constant 1k", UNBOUNDED, 2, 3);
+        assert_eq!(rig.claim(2, 0), Poll::Ready(Some(1)));
         for worker in [1, 0] {
-            assert_eq!(claim(&dispatch, worker, 0), Poll::Pending);
+            assert_eq!(rig.claim(worker, 0), Poll::Pending);
         }
-        let pace = |now_ns| dispatch.poll_pace(now_ns, Waker::noop());
-        assert_eq!(pace(999_999), Poll::Ready(Some(1_000_000)));
+        assert_eq!(rig.pace(999_999), Poll::Ready(Some(1_000_000)));
         // Three are due at 3 ms; the first idle worker takes a whole batch.
-        assert_eq!(pace(3_000_000), Poll::Pending);
-        assert_eq!(claim(&dispatch, 1, 3_000_000), Poll::Ready(Some(2)));
-        assert_eq!(claim(&dispatch, 0, 3_000_000), Poll::Ready(Some(1)));
+        assert_eq!(rig.pace(3_000_000), Poll::Pending);
+        assert_eq!(rig.claim(1, 3_000_000), Poll::Ready(Some(2)));
+        assert_eq!(rig.claim(0, 3_000_000), Poll::Ready(Some(1)));
         // Nobody was idle since; who becomes free takes what is due.
-        assert_eq!(claim(&dispatch, 2, 4_000_000), Poll::Ready(Some(1)));
+        assert_eq!(rig.claim(2, 4_000_000), Poll::Ready(Some(1)));
+    }
+
+    #[test]
+    fn what_becomes_due_is_handed_out_once_in_a_slot() {
+        let mut rig = Rig::open("constant 10k", UNBOUNDED, 5, 3);
+        assert_eq!(rig.claim(0, 100), Poll::Ready(Some(1)));
+        assert_eq!(rig.claim(1, 150_000), Poll::Pending, "the slot has been looked at");
+        assert_eq!(rig.pace(160_000), Poll::Ready(Some(SLOT_NS)));
+        // The pacer oversleeps a little; twelve are due by then, five for each of two workers.
+        assert_eq!(rig.pace(1_250_000), Poll::Pending);
+        assert_eq!(rig.claim(1, 1_250_000), Poll::Ready(Some(5)));
+        assert_eq!(rig.claim(0, 1_300_000), Poll::Ready(Some(5)));
+        // Who becomes free within the slot takes what was left of it, and no more.
+        assert_eq!(dues(rig.take(2, 1_900_000)), [1_100_000, 1_200_000]);
+        assert_eq!(rig.claim(1, 1_950_000), Poll::Pending);
+        assert_eq!(rig.pace(1_950_000), Poll::Ready(Some(2 * SLOT_NS)));
+    }
+
+    #[test]
+    fn a_claim_says_since_when_its_worker_was_free_and_when_it_came() {
+        let mut rig = Rig::open("constant 1k", UNBOUNDED, 2, 1);
+        let times = |claim: Poll<Option<Claim>>| match claim {
+            Poll::Ready(Some(claim)) => (claim.free_ns, claim.claimed_ns),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(times(rig.take(0, 50)), (0, 50), "it was never away");
+        assert_eq!(rig.claim(0, 400_000), Poll::Pending);
+        assert_eq!(rig.pace(1_000_100), Poll::Pending);
+        assert_eq!(times(rig.take(0, 1_000_300)), (400_000, 1_000_300));
+        assert_eq!(times(rig.take(0, 2_500_000)), (2_500_000, 2_500_000));
     }
 
     #[test]
     fn at_the_end_idle_workers_take_what_waits_for_the_pacer() {
         let bounds = Bounds { total: None, duration_ns: Some(3_000_000) };
-        let dispatch = open(1000, bounds, 1, 2);
-        assert_eq!(claim(&dispatch, 0, 0), Poll::Ready(Some(1)));
-        assert_eq!(claim(&dispatch, 0, 1), Poll::Pending);
-        assert_eq!(dispatch.ended_ns(3_000_100), Some(3_000_000));
-        assert_eq!(claim(&dispatch, 0, 3_000_200), Poll::Ready(Some(1)));
+        let mut rig = Rig::open("constant 1k", bounds, 1, 2);
+        assert_eq!(rig.claim(0, 0), Poll::Ready(Some(1)));
+        assert_eq!(rig.claim(0, 1), Poll::Pending);
+        assert_eq!(rig.dispatch.ended_ns(3_000_100), Some(3_000_000));
+        assert_eq!(rig.claim(0, 3_000_200), Poll::Ready(Some(1)));
         // What is left, a worker takes that becomes free just after the end, and no later.
-        assert_eq!(claim(&dispatch, 1, 3_000_000 + LATE_NS), Poll::Ready(None));
-        assert_eq!(dispatch.unclaimed().unwrap().count, 1);
-        assert_eq!(claim(&dispatch, 1, 3_000_000 + LATE_NS - 1), Poll::Ready(Some(1)));
-        assert_eq!(dispatch.unclaimed(), None);
+        assert_eq!(rig.claim(1, 3_000_000 + LATE_NS), Poll::Ready(None));
+        assert_eq!(rig.claim(1, 3_000_000 + LATE_NS - 1), Poll::Ready(Some(1)));
+        assert_eq!(rig.unclaimed(), []);
     }
 
     #[test]
     fn late_messages_keep_their_own_deadlines_and_the_rest_is_unclaimed() {
         let bounds = Bounds { total: None, duration_ns: Some(10_000_000) };
-        let dispatch = open(1000, bounds, 4, 1);
-        let Poll::Ready(Some(late)) = dispatch.poll_claim(0, 9_500_000, Waker::noop()) else {
-            panic!("ten are due");
-        };
-        let dues: Vec<u64> = (0..late.count).map(|index| late.due_ns(index)).collect();
-        assert_eq!(dues, [0, 1_000_000, 2_000_000, 3_000_000]);
-        assert_eq!(claim(&dispatch, 0, 10_000_000 + LATE_NS), Poll::Ready(None));
-        let unclaimed = dispatch.unclaimed().unwrap();
-        assert_eq!((unclaimed.count, unclaimed.due_ns(0)), (6, 4_000_000));
-        assert_eq!(dispatch.due_before(u64::MAX), Some(10));
+        let mut rig = Rig::open("constant 1k", bounds, 4, 1);
+        assert_eq!(dues(rig.take(0, 9_500_000)), [0, 1_000_000, 2_000_000, 3_000_000]);
+        assert_eq!(rig.claim(0, 10_000_000 + LATE_NS), Poll::Ready(None));
+        let unclaimed: Vec<_> = (4..10).map(|n| (0, n * 1_000_000, 1)).collect();
+        assert_eq!(rig.unclaimed(), unclaimed);
+        assert_eq!(rig.offered(), 10);
     }
 
     #[test]
     fn a_halt_leaves_what_was_due_until_then() {
         let bounds = Bounds { total: Some(100), duration_ns: None };
-        let dispatch = open(1000, bounds, 1, 1);
-        assert_eq!(claim(&dispatch, 0, 0), Poll::Ready(Some(1)));
-        dispatch.halt(2_500_000);
-        assert_eq!(claim(&dispatch, 0, 3_000_000), Poll::Ready(None));
-        assert_eq!(dispatch.unclaimed().unwrap().count, 2);
-        assert_eq!(dispatch.due_before(u64::MAX), Some(3));
+        let mut rig = Rig::open("constant 1k", bounds, 1, 1);
+        assert_eq!(rig.claim(0, 0), Poll::Ready(Some(1)));
+        rig.dispatch.halt(2_500_000);
+        assert_eq!(rig.claim(0, 3_000_000), Poll::Ready(None));
+        assert_eq!(count(&rig.unclaimed()), 2);
+        assert_eq!(rig.offered(), 3);
+    }
+
+    #[test]
+    fn a_claim_never_straddles_two_stages() {
+        let mut rig = Rig::open("stages 2ms@2k,2ms@4k", UNBOUNDED, 100, 1);
+        let mut stages = Vec::new();
+        while let Poll::Ready(Some(claim)) = rig.take(0, 3_999_999) {
+            stages.push((claim.stage, claim.count));
+        }
+        assert_eq!(stages, [(0, 4), (1, 8)]);
+    }
+
+    #[test]
+    fn without_catching_up_what_is_late_is_missed_and_the_rest_goes_on_time() {
+        let bounds = Bounds { total: None, duration_ns: Some(NANOS) };
+        let mut rig = Rig::late("constant 1k", bounds, 4, 1, CatchUp::None);
+        assert_eq!(rig.claim(0, 0), Poll::Ready(Some(1)));
+        // The target stalls for half a second.
+        assert_eq!(dues(rig.take(0, 500_000_000)), [498_000_000, 499_000_000, 500_000_000]);
+        assert_eq!(count(&rig.missed), 497);
+        assert_eq!(rig.missed.first(), Some(&(0, 1_000_000, 1)));
+        assert_eq!(rig.missed.last(), Some(&(0, 497_000_000, 1)));
+        // At the end, too.
+        assert_eq!(dues(rig.take(0, NANOS + 500_000)), [999_000_000]);
+        assert_eq!(rig.claim(0, NANOS + LATE_NS), Poll::Ready(None));
+        assert_eq!(count(&rig.missed) + count(&rig.unclaimed()) + 4 + 1, 1000);
+    }
+
+    #[test]
+    fn a_limited_backlog_goes_at_its_own_rate_and_is_then_on_time_again() {
+        let limit = CatchUp::Limited { thousandths: 1250 };
+        let mut rig = Rig::late("constant 1k", UNBOUNDED, 100, 1, limit);
+        assert_eq!(rig.claim(0, 0), Poll::Ready(Some(1)));
+        // Nobody is there for 100 ms: then 125 messages may go in 100 ms, not 200 at once, and
+        // after 500 ms there is nothing late any more.
+        let (mut now_ns, mut sent) = (100_000_000, Vec::new());
+        while now_ns < 800_000_000 {
+            if let Poll::Ready(Some(claim)) = rig.take(0, now_ns) {
+                sent.extend(dues(Poll::Ready(Some(claim))).into_iter().map(|due| (now_ns, due)));
+            } else if let Poll::Ready(Some(next_ns)) = rig.pace(now_ns) {
+                assert!(next_ns > now_ns);
+                now_ns = next_ns;
+            }
+        }
+        for window_ns in [10_000_000, 100_000_000] {
+            for from_ns in (100_000_000..500_000_000).step_by(7_000_000) {
+                let within =
+                    |(at_ns, _): &&(u64, u64)| (from_ns..from_ns + window_ns).contains(at_ns);
+                let count = sent.iter().filter(within).count() as u64;
+                let allowed = window_ns / 800_000 + 2;
+                assert!(count <= allowed, "{count} in {window_ns} ns from {from_ns}");
+            }
+        }
+        let late_ns = |(at_ns, due_ns): &(u64, u64)| at_ns - due_ns;
+        assert!(sent.iter().filter(|(at, _)| *at > 502_000_000).all(|it| late_ns(it) <= 1_000_000));
+        assert!(sent.iter().filter(|(at, _)| *at < 480_000_000).all(|it| late_ns(it) > 1_000_000));
+        assert_eq!(sent.iter().map(|(_, due)| *due).collect::<Vec<_>>(), {
+            (1..=sent.len() as u64).map(|n| n * 1_000_000).collect::<Vec<_>>()
+        });
+    }
+
+    #[test]
+    fn a_limited_backlog_does_not_save_up_what_nobody_took() {
+        let limit = CatchUp::Limited { thousandths: 2000 };
+        let mut rig = Rig::late("constant 1k", UNBOUNDED, 1000, 1, limit);
+        assert_eq!(rig.claim(0, 100_000_000), Poll::Ready(Some(1)));
+        // Nobody comes for another 50 ms, in which 100 would have been let go.
+        assert_eq!(rig.claim(0, 150_000_000), Poll::Ready(Some(1)));
+    }
+
+    #[test]
+    fn a_thousand_million_unclaimed_messages_are_told_at_once() {
+        let bounds = Bounds { total: None, duration_ns: Some(NANOS) };
+        let mut rig = Rig::open("constant 1G", bounds, 1, 1);
+        assert_eq!(rig.dispatch.ended_ns(NANOS), Some(NANOS));
+        assert_eq!(rig.claim(0, 3 * NANOS), Poll::Ready(None));
+        let unclaimed = rig.unclaimed();
+        assert_eq!(count(&unclaimed), NANOS);
+        assert!(unclaimed.len() as u64 <= UNCLAIMED_STEPS_MAX);
+        // Each step has the deadline of its last message, so waits are lower bounds.
+        assert_eq!(unclaimed.first().map(|(_, due_ns, n)| n - due_ns), Some(1));
+        assert_eq!(unclaimed.last().map(|(_, due_ns, _)| *due_ns), Some(NANOS - 1));
     }
 
     proptest! {
         #[test]
-        fn every_message_is_claimed_once_or_unclaimed(
-            rate in 1u64..5000,
-            total in 0u64..300,
+        fn every_message_is_claimed_once_or_missed_or_unclaimed(
+            shape in prop::sample::select(vec![
+                "constant 997",
+                "constant 5k",
+                "stages 100ms:1k,50ms:300,50ms@0,100ms:2k",
+                "burst rate=5k,for=10ms,every=100ms,base=333",
+                "wave mean=900,swing=900,every=77ms,start=low",
+            ]),
+            is_poisson in any::<bool>(),
+            catch_up in prop::sample::select(vec![
+                CatchUp::Asap, CatchUp::None, CatchUp::Limited { thousandths: 1200 },
+            ]),
+            total in prop::option::of(0u64..300),
             batch_size in 1u64..20,
             visits in prop::collection::vec((0u64..50_000_000, 0usize..4, any::<bool>()), 0..60),
         ) {
-            let bounds = Bounds { total: Some(total), duration_ns: Some(NANOS) };
-            let dispatch = open(rate, bounds, batch_size, 4);
+            let arrivals = if is_poisson { Arrivals::Poisson } else { Arrivals::Even };
+            let bounds = Bounds { total, duration_ns: Some(NANOS) };
+            let schedule = schedule(shape, arrivals, 0, bounds);
+            let mut rig = Rig::of(schedule, batch_size, 4, catch_up);
             let (mut now_ns, mut claimed) = (0, 0);
+            let mut last_due_ns = 0;
             for (pause_ns, worker, is_pacer) in visits {
                 now_ns += pause_ns;
                 if is_pacer {
-                    let _ = dispatch.poll_pace(now_ns, Waker::noop());
+                    let _ = rig.pace(now_ns);
                 }
-                if let Poll::Ready(Some(claim)) =
-                    dispatch.poll_claim(worker, now_ns, Waker::noop())
-                {
-                    prop_assert!(claim.count <= batch_size);
-                    prop_assert!(claim.due_ns(claim.count - 1) <= now_ns);
+                if let Poll::Ready(Some(claim)) = rig.take(worker, now_ns) {
+                    let Dues::Each(dues) = &claim.dues else { panic!("open loop") };
+                    prop_assert!(claim.count <= batch_size && claim.count == dues.len() as u64);
+                    prop_assert!(dues.is_sorted() && dues.iter().all(|&due_ns| due_ns <= now_ns));
+                    last_due_ns = last_due_ns.max(dues[0]);
                     claimed += claim.count;
+                    rig.dispatch.give_back(claim);
                 }
             }
             for worker in 0..4 {
-                dispatch.halt(now_ns);
-                if let Poll::Ready(Some(claim)) = dispatch.poll_claim(worker, now_ns, Waker::noop()) {
+                rig.dispatch.halt(now_ns);
+                if let Poll::Ready(Some(claim)) = rig.take(worker, now_ns) {
                     claimed += claim.count;
                 }
             }
-            let unclaimed = dispatch.unclaimed().map_or(0, |claim| claim.count);
-            prop_assert_eq!(Some(claimed + unclaimed), dispatch.due_before(u64::MAX));
+            let lost = count(&rig.missed) + count(&rig.unclaimed());
+            prop_assert_eq!(claimed + lost, rig.offered());
         }
     }
 }

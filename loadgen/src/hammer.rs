@@ -22,7 +22,6 @@ use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::recorder::{Answer, Recorder, code};
 use crate::plan::payloads::{Author, Payloads, Stamp};
-use crate::plan::schedule::{Constant, Part};
 use crate::tls::Tls;
 
 mod pack;
@@ -178,44 +177,42 @@ impl Identity {
 }
 
 /// When the messages of a batch are due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dues {
     /// All at once: the worker was free.
     Same(u64),
-    /// Message i is the part's message `first + i`.
-    Scheduled { schedule: Constant, part: Part, first: u64 },
+    /// One by one, in order.
+    Each(Vec<u64>),
 }
 
-/// Messages that a worker takes up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Messages that a worker takes up, at least one, all of one stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) count: u64,
     /// The stage in which all of them are due.
     pub(crate) stage: usize,
     pub(crate) dues: Dues,
+    /// Since when their worker was free.
+    pub(crate) free_ns: u64,
+    /// When it took them up.
+    pub(crate) claimed_ns: u64,
 }
 
 impl Claim {
-    /// When its message `index` is due.
-    pub(crate) fn due_ns(&self, index: u64) -> u64 {
-        match self.dues {
-            Dues::Same(due_ns) => due_ns,
-            Dues::Scheduled { schedule, part, first } => {
-                schedule.due_ns(part.number(first + index))
+    /// Calls `each(due_ns, n)` for the messages `range`, in runs that are due together.
+    fn runs(&self, range: std::ops::Range<u64>, mut each: impl FnMut(u64, u64)) {
+        match &self.dues {
+            Dues::Same(due_ns) => each(*due_ns, range.end - range.start),
+            #[expect(clippy::cast_possible_truncation, reason = "indices of a Vec")]
+            Dues::Each(dues) => {
+                let dues = &dues[range.start as usize..range.end as usize];
+                dues.iter().for_each(|&due_ns| each(due_ns, 1));
             }
         }
     }
 
-    /// Calls `each(due_ns, n)` for the messages `range`, in runs that are due together.
-    fn runs(&self, range: std::ops::Range<u64>, mut each: impl FnMut(u64, u64)) {
-        match self.dues {
-            Dues::Same(due_ns) => each(due_ns, range.end - range.start),
-            Dues::Scheduled { .. } => range.for_each(|index| each(self.due_ns(index), 1)),
-        }
-    }
-
     /// Counts all of it as failed without a connection.
-    pub(crate) fn refuse(self, recorder: &mut Recorder, code: &str, at_ns: u64) {
+    pub(crate) fn refuse(&self, recorder: &mut Recorder, code: &str, at_ns: u64) {
         let mut recorder = recorder.stage(self.stage);
         recorder.taken(self.count);
         recorder.failed(code, self.count);
@@ -226,7 +223,7 @@ impl Claim {
 
 /// The messages that a connection carries: at most one batch a connection.
 pub(crate) struct Batch<'a> {
-    claim: Claim,
+    claim: &'a Claim,
     clock: Clock,
     recorder: &'a RefCell<Recorder>,
     identity: &'a mut Identity,
@@ -248,7 +245,7 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// A batch that begins now; its messages count as sent unless it is withdrawn.
     pub(crate) fn begin(
-        claim: Claim,
+        claim: &'a Claim,
         clock: Clock,
         recorder: &'a RefCell<Recorder>,
         identity: &'a mut Identity,
@@ -384,7 +381,7 @@ impl<'a> Batch<'a> {
             recorder.settling();
             recorder.heard(done_ns);
         }
-        let claim = &self.claim;
+        let claim = self.claim;
         settle(self.identity, &mut self.answered, n, |sent_ns, range| {
             recorder.served(sent_ns, done_ns, range.end - range.start);
             claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
@@ -407,7 +404,7 @@ impl<'a> Batch<'a> {
             recorder.settling();
             recorder.heard(done_ns);
         }
-        let claim = &self.claim;
+        let claim = self.claim;
         settle(self.identity, &mut self.answered, n, |sent_ns, range| {
             claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n));
         });
@@ -435,7 +432,7 @@ impl<'a> Batch<'a> {
         let mut recorder = recorder.stage(self.claim.stage);
         recorder.settling();
         let unanswered = self.written - self.answered;
-        let claim = &self.claim;
+        let claim = self.claim;
         settle(self.identity, &mut self.answered, unanswered, |sent_ns, range| {
             claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), at_ns, n));
         });
@@ -484,7 +481,6 @@ mod tests {
     use super::*;
     use crate::allocations;
     use crate::measure::recorder::StageInterval;
-    use crate::plan::schedule::Schedule;
 
     struct Rig {
         clock: Clock,
@@ -505,7 +501,7 @@ mod tests {
             }
         }
 
-        fn begin(&mut self, claim: Claim) -> (&Kit, Batch<'_>) {
+        fn begin<'a>(&'a mut self, claim: &'a Claim) -> (&'a Kit, Batch<'a>) {
             let Rig { clock, kit, recorder, identity, progress_ns } = self;
             (kit, Batch::begin(claim, *clock, recorder, identity, progress_ns))
         }
@@ -529,16 +525,12 @@ mod tests {
     }
 
     fn closed(count: u64) -> Claim {
-        Claim { count, stage: 0, dues: Dues::Same(0) }
+        Claim { count, stage: 0, dues: Dues::Same(0), free_ns: 0, claimed_ns: 0 }
     }
 
     fn open(count: u64) -> Claim {
-        let Schedule::Constant(schedule) = Schedule::from_rate(1_000_000) else { panic!("closed") };
-        Claim {
-            count,
-            stage: 0,
-            dues: Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 },
-        }
+        let dues = Dues::Each((0..count).map(|n| n * 1000).collect());
+        Claim { dues, ..closed(count) }
     }
 
     #[test]
@@ -549,7 +541,7 @@ mod tests {
             let chunk = proto::reply::OK_LINE.repeat(1000);
             let mut replies = ReplyLines::default();
             let mut run = |rig: &mut Rig| {
-                let (kit, mut batch) = rig.begin(claim);
+                let (kit, mut batch) = rig.begin(&claim);
                 write_all(kit, &mut batch, &mut out);
                 for _ in 0..2 {
                     batch.after_read();
@@ -576,7 +568,8 @@ mod tests {
         let mut rig = Rig::new();
         let mut lines = Vec::new();
         for count in [3, 2] {
-            let (kit, mut batch) = rig.begin(closed(count));
+            let claim = closed(count);
+            let (kit, mut batch) = rig.begin(&claim);
             let mut out = Vec::new();
             write_all(kit, &mut batch, &mut out);
             batch.answered(Answer::Filtered, count);
@@ -593,7 +586,8 @@ mod tests {
     #[test]
     fn a_broken_batch_settles_each_message_once() {
         let mut rig = Rig::new();
-        let (kit, mut batch) = rig.begin(closed(2000));
+        let claim = closed(2000);
+        let (kit, mut batch) = rig.begin(&claim);
         let mut out = Vec::new();
         batch.encode(kit, &mut out, 64 * 1024);
         batch.before_write();
@@ -618,7 +612,8 @@ mod tests {
     #[test]
     fn a_withdrawn_batch_leaves_no_trace() {
         let mut rig = Rig::new();
-        let (_, batch) = rig.begin(closed(10));
+        let claim = closed(10);
+        let (_, batch) = rig.begin(&claim);
         batch.withdraw();
         let (totals, ledger) = rig.totals();
         assert_eq!((totals.tally.counts.sent, ledger.sent), (0, 0));

@@ -32,7 +32,7 @@ use crate::measure::environment::{Environment, Granted};
 use crate::measure::progress::{Series, Totals};
 use crate::measure::recorder::{Latencies, code};
 use crate::measure::resources::{Cpu, Resources};
-use crate::measure::stages::FlowPlan;
+use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
@@ -49,6 +49,7 @@ mod error;
 mod hammer;
 pub mod measure;
 mod observer;
+mod pace;
 pub mod plan;
 mod pool;
 mod shard;
@@ -187,12 +188,23 @@ struct Channels {
 }
 
 /// The stages under which the figures of a flow are filed.
-fn flow_plan(config: &Config, flow: &Flow) -> FlowPlan {
-    let end_ns = match flow.schedule(config.warmup_secs) {
-        Schedule::Closed => None,
-        Schedule::Constant(schedule) => Some(flow.bounds().end_ns(schedule)),
-    };
-    FlowPlan::of_one_stage(&flow.name, end_ns)
+fn flow_plan(flow: &Flow, schedule: &Schedule) -> FlowPlan {
+    // A closed loop's last message is due whenever a worker is free for it.
+    let load_end_ns = if schedule.is_closed() { u64::MAX } else { schedule.offering_end_ns() };
+    let mut stages: Vec<Stage> = schedule
+        .stages()
+        .iter()
+        .map(|stage| Stage {
+            name: stage.name.clone(),
+            begin_ns: stage.begin_ns,
+            end_ns: Some(stage.end_ns),
+            is_warmup: !stage.is_measured,
+        })
+        .collect();
+    let last = stages.last_mut().expect("there is always a stage");
+    let end_ns = last.end_ns.unwrap_or(u64::MAX).min(load_end_ns);
+    last.end_ns = (!schedule.is_closed() && end_ns < u64::MAX).then_some(end_ns);
+    FlowPlan { name: flow.name.clone(), stages }
 }
 
 /// What each shard is told: one [`Orders`] for each *lane*, a shard's part of a flow. A flow with
@@ -209,13 +221,13 @@ fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
     let mut orders = vec![Vec::new(); config.shards];
     let (mut lane, mut shard) = (0, 0);
     for (index, (flow, parts)) in config.flows.iter().zip(counts).enumerate() {
-        let schedule = flow.schedule(config.warmup_secs);
+        let schedule = Arc::new(flow.schedule(config.warmup_secs));
         let bounds = flow.bounds();
-        let stages = flow_plan(config, flow).stages;
+        let stages = flow_plan(flow, &schedule).stages;
         let workers = flow.concurrency as u64;
-        let (batch_size, first, rest) = match schedule {
-            Schedule::Closed => dispatch::cut(bounds.total, workers, flow.batch_size),
-            Schedule::Constant(_) => (flow.batch_size, vec![0; flow.concurrency], 0),
+        let (batch_size, first, rest) = match schedule.is_closed() {
+            true => dispatch::cut(bounds.total, workers, flow.batch_size),
+            false => (flow.batch_size, vec![0; flow.concurrency], 0),
         };
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
         let addresses = addresses(flow)?;
@@ -231,8 +243,9 @@ fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
                 part: Part::new(part as u64, parts as u64),
                 workers: first.len(),
                 scheme: flow.scheme,
-                schedule,
-                bounds,
+                schedule: Arc::clone(&schedule),
+                catch_up: flow.catch_up,
+                pacing: config.pacing,
                 batch_size,
                 first,
                 rest: rest.clone(),
@@ -295,7 +308,11 @@ impl<'a> Coordinator<'a> {
         Coordinator {
             halt,
             series: Series::new(
-                config.flows.iter().map(|flow| flow_plan(config, flow)).collect(),
+                config
+                    .flows
+                    .iter()
+                    .map(|flow| flow_plan(flow, &flow.schedule(config.warmup_secs)))
+                    .collect(),
                 &flows,
                 is_open_loop,
             ),
@@ -397,10 +414,13 @@ fn sum_up(
     let load = Load::new(&all.tally.counts);
     let cause = halt.cause().filter(|cause| *cause != Cause::Done);
     // By the schedule, load is offered until the message behind the last one would be due.
-    let offering = config.flows.iter().map(|flow| match flow.schedule(config.warmup_secs) {
-        Schedule::Closed => duration_ns,
-        Schedule::Constant(_) if halt.is_requested() => load_ended_ns,
-        Schedule::Constant(schedule) => flow.bounds().end_ns(schedule),
+    let offering = config.flows.iter().map(|flow| {
+        let schedule = flow.schedule(config.warmup_secs);
+        match schedule.is_closed() {
+            true => duration_ns,
+            false if halt.is_requested() => load_ended_ns,
+            false => schedule.offering_end_ns(),
+        }
     });
     let offering_ns = offering.max().unwrap_or_default();
     let verdict = match cause {

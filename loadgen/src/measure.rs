@@ -6,6 +6,7 @@
 
 pub mod environment;
 pub mod ledger;
+pub mod pacing;
 pub mod progress;
 pub mod recorder;
 pub mod resources;

@@ -23,20 +23,23 @@ use crate::config::{Connect, Scheme, ThinkTime};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
 use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
-use crate::hammer::{Claim, Hammer, Kit, Target};
+use crate::hammer::{Hammer, Kit, Target};
 use crate::measure::ledger::LedgerConnection;
+use crate::measure::pacing::PacingReport;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
 use crate::measure::recorder::{Latencies, Recorder};
 use crate::measure::stages::Stage;
+use crate::pace::{self, pace};
 use crate::plan::payloads::Payloads;
-use crate::plan::schedule::{Bounds, Part, Schedule};
+use crate::plan::schedule::stream::Stream;
+use crate::plan::schedule::{Part, Schedule};
+use crate::plan::shape::{CatchUp, Pacing};
 use crate::pool::{Limits, Pool};
 use crate::tls::Tls;
 use crate::worker::{self, Rest, Shop, Watched};
 
-/// The pacer's tick: a message that is due waits at most this long for those behind it, and an
-/// idle shard wakes at most a thousand times a second (a wake costs 25 to 60 µs of CPU).
-const TICK: Duration = Duration::from_millis(1);
+/// An executor's first sleep takes tens of milliseconds; it is behind us when the load begins.
+const FIRST_SLEEP: Duration = Duration::from_millis(1);
 /// How often the watch looks at deadlines; it divides a second.
 const WATCH_NS: u64 = 100_000_000;
 /// After a signal, outstanding replies are awaited this long at most.
@@ -54,8 +57,9 @@ pub(crate) struct Orders {
     /// The lane's own workers.
     pub(crate) workers: usize,
     pub(crate) scheme: Scheme,
-    pub(crate) schedule: Schedule,
-    pub(crate) bounds: Bounds,
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) catch_up: CatchUp,
+    pub(crate) pacing: Pacing,
     pub(crate) batch_size: u64,
     /// Closed loop: each worker's first batch, and what is left behind them for all lanes of the flow.
     pub(crate) first: Vec<u64>,
@@ -103,6 +107,8 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) flow: usize,
+    /// What its pacer did; the CPU of a shard's thread is with its first lane.
+    pub(crate) pacing: PacingReport,
     /// When its load ended, ns since the start.
     pub(crate) load_ended_ns: u64,
     pub(crate) ledger: Vec<LedgerConnection>,
@@ -112,8 +118,7 @@ pub(crate) struct Report {
 
 /// Runs a shard, that is its lanes, to the end. A shard has at least one lane.
 pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
-    // An executor's first sleep takes tens of milliseconds; have it behind us.
-    sleep(TICK).await;
+    sleep(FIRST_SLEEP).await;
     let first = lanes.first().expect("a shard has a lane");
     // A coordinator that is gone needs no news: it has panicked.
     let _ = first.news.send(News::Ready);
@@ -129,11 +134,21 @@ pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
             })
         })
         .collect();
+    let cpu_ns = thread_cpu_ns();
     let mut reports = Vec::with_capacity(lanes.len());
     for lane in lanes {
         reports.push(lane.await);
     }
+    if let Some(first) = reports.first_mut() {
+        first.pacing.cpu_ns = thread_cpu_ns().saturating_sub(cpu_ns);
+    }
     reports
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (secs, ns) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    secs.unwrap_or_default() * 1_000_000_000 + ns.unwrap_or_default()
 }
 
 /// Runs a lane to its end.
@@ -142,32 +157,34 @@ async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
     let workers: Vec<_> = (0..orders.workers)
         .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
         .collect();
+    let pacing = RefCell::new(PacingReport::default());
     let mut watch = Watch::new(&orders, &shop);
     let all = async {
         for worker in workers {
             worker.await;
         }
     };
-    all.or(pace(&shop)).or(watch.keep()).await;
+    all.or(pace(&shop, orders.pacing, &pacing)).or(watch.keep()).await;
     let untold = watch.untold;
 
     let shop = Rc::into_inner(shop).expect("every task has been joined");
-    let (report, tail) = finish(orders.flow, shop, untold);
+    let (report, tail) = finish(orders.flow, shop, pacing.into_inner(), untold);
     let _ = orders.news.send(News::Ended { lane: orders.lane, tail: Box::new(tail) });
     report
 }
 
 fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
-    let supply = match orders.schedule {
-        Schedule::Closed => Supply::Closed(Closed::new(
-            orders.first.clone(),
-            orders.rest.clone(),
-            orders.batch_size,
-            orders.bounds.duration_ns,
-        )),
-        Schedule::Constant(schedule) => {
-            Supply::Open(Open::new(schedule, orders.part, orders.bounds, orders.batch_size))
-        }
+    let schedule = &orders.schedule;
+    let supply = if schedule.is_closed() {
+        let (first, rest) = (orders.first.clone(), orders.rest.clone());
+        Supply::Closed(Closed::new(schedule, first, rest, orders.batch_size))
+    } else {
+        // Flows have arrivals of their own.
+        let seed = orders.seed.wrapping_add((orders.flow as u64) << 32);
+        let stream = Stream::new(Arc::clone(schedule), orders.part, seed);
+        let slot_ns = pace::slot_ns(orders.pacing);
+        let batch_size = orders.batch_size;
+        Supply::Open(Box::new(Open::new(schedule, stream, orders.catch_up, slot_ns, batch_size)))
     };
     let seed = orders.seed.wrapping_add(orders.lane as u64);
     let limits = Limits {
@@ -196,18 +213,6 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         recorder: RefCell::new(Recorder::new(orders.stages.len())),
         rest: Rest::new(orders.think_time, seed),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
-    }
-}
-
-/// Hands out what is due, as precisely as [`TICK`] allows. Never ends.
-async fn pace<H>(shop: &Shop<H>) {
-    loop {
-        let next =
-            std::future::poll_fn(|cx| shop.dispatch.poll_pace(shop.clock.now_ns(), cx.waker()))
-                .await;
-        let Some(next_ns) = next else { return std::future::pending().await };
-        let wait = Duration::from_nanos(next_ns.saturating_sub(shop.clock.now_ns()));
-        sleep(wait.max(TICK)).await;
     }
 }
 
@@ -314,29 +319,23 @@ impl<'a, H: Hammer> Watch<'a, H> {
 fn close_second<H>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond {
     let recorder = &mut *shop.recorder.borrow_mut();
     let interval = recorder.close_interval();
-    let due_before = |at_ns| shop.dispatch.due_before(at_ns);
-    let offered = |(index, stage): (usize, &Stage)| match due_before(stage.begin_ns) {
+    let offered = |stage| match shop.dispatch.due_in(stage, at_ns) {
         // In closed loop what is taken up is what is offered.
-        None => recorder.counts_of(index).sent,
-        Some(_) if at_ns <= stage.begin_ns => 0,
-        Some(before) => {
-            let end_ns = stage.end_ns.map_or(at_ns, |end_ns| end_ns.min(at_ns));
-            due_before(end_ns).unwrap_or(before) - before
-        }
+        None => recorder.counts_of(stage).sent,
+        Some(due) => due,
     };
-    ShardSecond { offered: stages.iter().enumerate().map(offered).collect(), interval }
+    ShardSecond { offered: (0..stages.len()).map(offered).collect(), interval }
 }
 
 fn finish<H: Hammer>(
     flow: usize,
     shop: Shop<H>,
+    pacing: PacingReport,
     untold: Option<Box<ShardSecond>>,
 ) -> (Report, ShardSecond) {
     let end_ns = shop.clock.now_ns();
     let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
-    if let Some(unclaimed) = shop.dispatch.unclaimed() {
-        count_unsent(&mut shop.recorder.borrow_mut(), unclaimed, load_ended_ns);
-    }
+    shop.dispatch.drain_unclaimed(&mut shop.missed(load_ended_ns));
     let Shop { pool, recorder, .. } = shop;
     let mut recorder = recorder.into_inner();
     let mut interval = recorder.close_interval();
@@ -350,51 +349,11 @@ fn finish<H: Hammer>(
     let remains = pool.finish();
     let report = Report {
         flow,
+        pacing,
         load_ended_ns,
         ledger: remains.ledger,
         last_failure: remains.last_failure,
         welcome: remains.welcome,
     };
     (report, tail)
-}
-
-/// Waits of unsent messages are recorded in at most so many steps: a schedule can make more
-/// messages due than could be walked through one by one.
-const UNSENT_STEPS_MAX: u64 = 1_000_000;
-
-fn count_unsent(recorder: &mut Recorder, claim: Claim, ended_ns: u64) {
-    let mut recorder = recorder.stage(claim.stage);
-    recorder.unsent(claim.count);
-    recorder.settling();
-    let step = claim.count.div_ceil(UNSENT_STEPS_MAX);
-    let mut index = 0;
-    while index < claim.count {
-        let n = step.min(claim.count - index);
-        // All at the wait of the step's last one, the shortest: still "at least".
-        recorder.censored(claim.due_ns(index + n - 1), None, ended_ns, n);
-        index += n;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hammer::Dues;
-
-    #[test]
-    fn a_thousand_million_unsent_messages_are_counted_at_once() {
-        let Schedule::Constant(schedule) = Schedule::from_rate(1_000_000_000) else {
-            panic!("closed")
-        };
-        let dues = Dues::Scheduled { schedule, part: Part::new(0, 1), first: 0 };
-        let mut recorder = Recorder::default();
-        let claim = Claim { count: 1_000_000_000, stage: 0, dues };
-        count_unsent(&mut recorder, claim, 1_000_000_000);
-        assert_eq!(recorder.counts().unsent, 1_000_000_000);
-        let interval = recorder.close_interval();
-        let waits = &interval.stages[0].latencies.response.censored;
-        assert_eq!(waits.len(), 1_000_000_000);
-        let median = waits.value_at_quantile(0.5);
-        assert!(median.abs_diff(500_000_000) < 1_000_000, "{median}");
-    }
 }

@@ -34,6 +34,22 @@ pub(crate) struct Shop<H> {
     pub(crate) watched: Vec<Watched>,
 }
 
+impl<H> Shop<H> {
+    /// Counts messages that will not be sent: their stage, when they were due, and how many.
+    pub(crate) fn missed(&self, at_ns: u64) -> impl FnMut(usize, u64, u64) + '_ {
+        let mut is_first = true;
+        move |stage, due_ns, n| {
+            let recorder = &mut *self.recorder.borrow_mut();
+            let mut recorder = recorder.stage(stage);
+            recorder.unsent(n);
+            if std::mem::take(&mut is_first) {
+                recorder.settling();
+            }
+            recorder.censored(due_ns, None, at_ns, n);
+        }
+    }
+}
+
 /// How long the workers rest between two batches.
 pub(crate) struct Rest {
     min_ns: u64,
@@ -140,7 +156,8 @@ pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
         let _ = shop.watched[worker].wait(WaitsFor::Connection, shop.pool.open(worker)).await;
     }
     while let Some(claim) = claim(&shop, worker).await {
-        carry(&shop, worker, claim).await;
+        carry(&shop, worker, &claim).await;
+        shop.dispatch.give_back(claim);
         rest(&shop).await;
         // With a peer that always answers at once nothing else here gives way.
         glommio::executor().yield_if_needed().await;
@@ -149,7 +166,11 @@ pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
 }
 
 async fn claim<H>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
-    poll_fn(|cx| shop.dispatch.poll_claim(worker, shop.clock.now_ns(), cx.waker())).await
+    poll_fn(|cx| {
+        let now_ns = shop.clock.now_ns();
+        shop.dispatch.poll_claim(worker, now_ns, cx.waker(), &mut shop.missed(now_ns))
+    })
+    .await
 }
 
 /// Rests between two batches, as long as there is load.
@@ -163,7 +184,7 @@ async fn rest<H>(shop: &Shop<H>) {
 }
 
 /// Carries one batch to its end.
-async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: Claim) {
+async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
     let watched = &shop.watched[worker];
     for attempt in 1.. {
         let taken = watched.wait(WaitsFor::Connection, shop.pool.take(worker)).await;
@@ -216,6 +237,6 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: Claim) {
     }
 }
 
-fn refuse<H>(shop: &Shop<H>, claim: Claim, code: &str) {
+fn refuse<H>(shop: &Shop<H>, claim: &Claim, code: &str) {
     claim.refuse(&mut shop.recorder.borrow_mut(), code, shop.clock.now_ns());
 }

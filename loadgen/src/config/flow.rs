@@ -273,11 +273,8 @@ impl Flow {
     }
 
     /// When messages are due.
-    pub(crate) fn schedule(&self, _warmup: Duration) -> Schedule {
-        match &self.shape {
-            Shape::Constant(constant) => Schedule::from_rate(constant.rate_per_s),
-            _ => Schedule::Closed,
-        }
+    pub fn schedule(&self, warm_up: Duration) -> Schedule {
+        Schedule::new(&self.shape, self.arrivals, warm_up, self.bounds(), &self.name)
     }
 
     /// Where the measured load ends.
