@@ -25,7 +25,7 @@ fn stalled_response(seconds: f64, stall: f64, q: f64) -> f64 {
 fn the_arithmetic_of_a_stall_is_that_of_its_messages() {
     for (seconds, stall) in [(5, 1), (4, 2), (10, 3)] {
         let mut waits: Vec<u64> =
-            (0..seconds * 1000).map(|due: u64| (1000 * stall).saturating_sub(due)).collect();
+            (0..seconds * 1000).map(|due: u64| (1000u64 * stall).saturating_sub(due)).collect();
         waits.sort_unstable();
         for q in [0.5, 0.9, 0.95, 0.99, 0.999] {
             let counted = crate::queue::quantile(&waits, q) as f64 / 1e3;
