@@ -23,10 +23,12 @@ mod endpoint;
 mod flow;
 mod scenario;
 mod serial;
+mod taste;
 
 pub use args::Args;
 pub use endpoint::{Endpoint, Scheme};
 pub use flow::{Connect, Flow, ThinkTime};
+pub use taste::{Taste, taste};
 
 /// The command line's description: every knob, its flag, environment name and default.
 pub fn command() -> clap::Command {

@@ -14,9 +14,11 @@
 mod document;
 mod events;
 mod folder;
+mod live;
 mod screen;
 mod seen;
 mod sink;
+mod words;
 
 use std::path::PathBuf;
 use std::sync::Arc;

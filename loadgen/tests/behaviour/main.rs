@@ -10,6 +10,7 @@ mod liar;
 mod load;
 mod output;
 mod queue;
+mod screen;
 mod sealed;
 mod server;
 mod shapes;

@@ -1,5 +1,6 @@
 //! Runs the binary and reads what it says.
 
+use std::io::Write as _;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -103,4 +104,14 @@ pub(crate) fn run(port: u16, args: &str) -> Run {
 pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
+}
+
+/// Says loudly that `test` did not run and why, here and in the file that LOGBOOM_SKIPS names.
+pub(crate) fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED: {test}: {why}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("LOGBOOM_SKIPS") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
 }
