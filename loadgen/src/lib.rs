@@ -29,11 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::measure::environment::{Environment, Granted};
-use crate::measure::progress::{Series, Totals};
+use crate::measure::progress::Series;
 use crate::measure::recorder::{Latencies, code};
-use crate::measure::resources::{Cpu, Resources};
 use crate::measure::stages::{FlowPlan, Stage};
-use crate::measure::summary::{LatencySummaries, Load, Rate, SCHEMA_VERSION, Tool};
+use crate::measure::summary::{Figures, SCHEMA_VERSION, Span, Tool};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
 use crate::plan::schedule::{Part, Schedule};
@@ -120,17 +119,17 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     let mut coordinator = Coordinator::new(&config, lanes, &halt, blanks);
     coordinator.await_ready(&news, config.shards);
     let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
-    observer.started(&manifest(&config, &environment));
-    let cpu = Cpu::now();
-    let started_at = jiff::Timestamp::now();
+    let mut manifest = manifest(&config, environment);
+    observer.started(&manifest);
+    coordinator.series.begin();
+    manifest.started_at = jiff::Timestamp::now().to_string();
     let clock = Clock::start();
     for _ in 0..config.shards {
         go.try_send(clock).expect("there is room for every shard");
     }
     coordinator.follow(&news, stop, observer);
     let reports: Vec<Report> = shards.into_iter().flat_map(Shard::join).collect();
-    let resources = Resources::since(cpu);
-    Ok(sum_up(&config, coordinator, reports, environment, started_at, resources))
+    Ok(sum_up(&config, coordinator, reports, manifest))
 }
 
 /// The configuration with nothing left open.
@@ -155,14 +154,14 @@ fn tool() -> Tool {
 }
 
 /// What is known before the load begins.
-fn manifest(config: &Config, environment: &Environment) -> Manifest {
+fn manifest(config: &Config, environment: Environment) -> Manifest {
     Manifest {
         schema_version: SCHEMA_VERSION,
         tool: tool(),
         run_id: config.run_id.clone().expect("resolved"),
         seed: config.seed,
         config: config.clone(),
-        environment: environment.clone(),
+        environment,
         started_at: jiff::Timestamp::now().to_string(),
     }
 }
@@ -388,11 +387,10 @@ fn sum_up(
     config: &Config,
     coordinator: Coordinator<'_>,
     reports: Vec<Report>,
-    mut environment: Environment,
-    started_at: jiff::Timestamp,
-    resources: Resources,
+    mut manifest: Manifest,
 ) -> Outcome {
     let Coordinator { halt, series, unreachable, .. } = coordinator;
+    let resources = series.resources();
     let mut load_ended_ns = 0;
     let run_id = config.run_id.clone().expect("resolved");
     let mut ledger = Ledger { run_id, connections: Vec::new() };
@@ -409,20 +407,10 @@ fn sum_up(
     }
     ledger.connections.sort_by_key(|connection| connection.conn);
 
-    let duration_ns = load_ended_ns.max(series.last_answer_ns());
-    let (Totals { all, .. }, rows) = series.finish(duration_ns);
-    let load = Load::new(&all.tally.counts);
+    let (totals, rows) = series.finish(load_ended_ns);
+    let figures = Figures::new(&totals, Span { load_ended_ns, is_cut_short: halt.is_requested() });
+    let load = figures.load;
     let cause = halt.cause().filter(|cause| *cause != Cause::Done);
-    // By the schedule, load is offered until the message behind the last one would be due.
-    let offering = config.flows.iter().map(|flow| {
-        let schedule = flow.schedule(config.warmup_secs);
-        match schedule.is_closed() {
-            true => duration_ns,
-            false if halt.is_requested() => load_ended_ns,
-            false => schedule.offering_end_ns(),
-        }
-    });
-    let offering_ns = offering.max().unwrap_or_default();
     let verdict = match cause {
         _ if unreachable.is_some() => Verdict::Unreachable,
         Some(_) => Verdict::Interrupted,
@@ -430,7 +418,7 @@ fn sum_up(
         None => Verdict::Pass,
     };
     let mut remarks = Vec::new();
-    if unreachable.is_none() && all.tally.counts.errors.contains_key(code::REFUSED) {
+    if unreachable.is_none() && figures.errors.contains_key(code::REFUSED) {
         remarks.extend(last_failure.iter().map(|reason| format!("refused: {reason}")));
     }
     if let Some(flow) = unreachable {
@@ -448,29 +436,11 @@ fn sum_up(
         ));
     }
     remarks.extend(less);
-    environment.granted = welcome.map(|welcome| Granted {
+    manifest.environment.granted = welcome.map(|welcome| Granted {
         replies: welcome.replies.to_string(),
         durability: welcome.durability.to_string(),
     });
-    let summary = Summary {
-        schema_version: SCHEMA_VERSION,
-        tool: tool(),
-        verdict,
-        config: serde_json::to_value(config).expect("a config is plain data"),
-        seed: config.seed,
-        environment,
-        started_at: started_at.to_string(),
-        duration_ns,
-        load,
-        rate: Rate {
-            offered_per_s: per_second(load.offered, offering_ns),
-            achieved_per_s: per_second(load.ok + load.filtered + load.unacknowledged, duration_ns),
-        },
-        latency: LatencySummaries::new(&all.latencies),
-        errors: all.tally.counts.errors,
-        resources,
-        series: rows,
-    };
+    let summary = Summary::new(manifest, verdict, figures, resources, rows);
     let exit_code = match (verdict, cause) {
         (Verdict::Pass, _) => exit_code::PASS,
         (Verdict::Fail, _) => exit_code::THRESHOLD,
@@ -485,8 +455,4 @@ fn sum_up(
 fn less_than_asked(flow: &Flow, welcome: &Welcome) -> Option<String> {
     let asked = flow.durability.filter(|asked| welcome.durability < *asked)?;
     Some(format!("asked for {asked} (DURABILITY), the target grants {}", welcome.durability))
-}
-
-fn per_second(count: u64, duration_ns: u64) -> f64 {
-    if duration_ns == 0 { 0.0 } else { count as f64 * 1e9 / duration_ns as f64 }
 }

@@ -40,20 +40,10 @@ impl Case {
 
     fn judge(&self) -> Verification {
         let summary = Summary {
-            schema_version: 1,
-            tool: summary::Tool { name: String::new(), version: String::new() },
             verdict: self.verdict,
-            config: serde_json::Value::Null,
-            seed: 1,
-            environment: Default::default(),
-            started_at: String::new(),
             duration_ns: self.duration_ns,
             load: self.load,
-            rate: Default::default(),
-            latency: Default::default(),
-            errors: Default::default(),
-            resources: Default::default(),
-            series: Vec::new(),
+            ..Summary::default()
         };
         let evidence = Evidence {
             summary: &summary,

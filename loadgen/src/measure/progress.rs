@@ -21,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::recorder::{Counts, Interval, Latencies, StageInterval, Tally};
+use super::resources::{Cpu, Resources};
 use super::stages::FlowPlan;
 use super::summary;
 
@@ -73,6 +74,8 @@ pub struct Progress<'a> {
     pub totals: &'a Totals,
     /// The seconds so far, this one included.
     pub rows: &'a [Second],
+    /// What the run has cost so far.
+    pub resources: Resources,
 }
 
 impl Progress<'_> {
@@ -225,6 +228,8 @@ pub struct Series {
     /// Everything up to the last row.
     last: Reach,
     totals: Totals,
+    /// The process's CPU time at the start of the run.
+    cpu: Cpu,
     /// Merged, emptied, ready to be used again.
     blanks: Vec<Latencies>,
 }
@@ -298,8 +303,19 @@ impl Series {
             pending: VecDeque::new(),
             last: Reach::default(),
             totals,
+            cpu: Cpu::now(),
             blanks: Vec::new(),
         }
+    }
+
+    /// The run begins now: what the process did before is not counted.
+    pub fn begin(&mut self) {
+        self.cpu = Cpu::now();
+    }
+
+    /// What the run has cost so far.
+    pub fn resources(&self) -> Resources {
+        Resources::since(self.cpu)
     }
 
     /// `lane` has closed second `index` (0 is the first); seconds that it left out were merged into
@@ -328,9 +344,10 @@ impl Series {
         self.complete(tell);
     }
 
-    /// The totals and the rows; what came after the last whole second is one of its own, up to
-    /// `end_ns`.
-    pub fn finish(mut self, end_ns: u64) -> (Totals, Vec<Second>) {
+    /// The totals and the rows; what came after the last whole second is one of its own, up to the
+    /// end of the load or the last reply.
+    pub fn finish(mut self, load_ended_ns: u64) -> (Totals, Vec<Second>) {
+        let end_ns = load_ended_ns.max(self.last_answer_ns());
         assert!(self.lanes.iter().all(|lane| lane.ended), "every lane has ended");
         if let Some(tail) = self.pending.pop_front() {
             let begin_ns = self.rows.last().map_or(0, |second| second.end_ns);
@@ -345,7 +362,7 @@ impl Series {
     }
 
     /// When the last reply was read that any lane has told of, ns since the start.
-    pub fn last_answer_ns(&self) -> u64 {
+    fn last_answer_ns(&self) -> u64 {
         let tallies = self.lanes.iter().flat_map(|lane| &lane.sums.tallies);
         tallies.map(|tally| tally.last_answer_ns).max().unwrap_or(0)
     }
@@ -424,6 +441,7 @@ impl Series {
                 slices: &slices,
                 totals: &self.totals,
                 rows: &self.rows,
+                resources: self.resources(),
             });
             slices.into_iter().for_each(|slice| self.recycle(slice.latencies));
         }

@@ -50,7 +50,10 @@ impl Seen {
             errors: progress.errors,
             error_rate: progress.error_rate,
             line: progress.to_string(),
-            kept: manifest.map(|_| Kept { checkpoint: None, latencies: three(progress) }),
+            kept: manifest.map(|manifest| Kept {
+                checkpoint: Some(Box::new(Summary::so_far(manifest, progress))),
+                latencies: three(progress),
+            }),
         }
     }
 }

@@ -30,16 +30,9 @@ fn latency(scale: u64) -> LatencySummary {
 
 fn summary() -> Summary {
     Summary {
-        schema_version: 1,
-        tool: summary::Tool { name: "logboom-loadgen".into(), version: "0.1.0".into() },
         verdict: summary::Verdict::Pass,
-        config: serde_json::json!({}),
-        seed: 1,
-        environment: Default::default(),
-        started_at: "2026-11-21T03:53:57Z".into(),
         duration_ns: 27_912_345_678,
         load: Load { offered: 50_000_000, sent: 50_000_000, ok: 50_000_000, ..Load::default() },
-        rate: Default::default(),
         latency: summary::LatencySummaries {
             response: latency(1000),
             service: LatencySummary {
@@ -48,9 +41,7 @@ fn summary() -> Summary {
             },
             lag: latency(1),
         },
-        errors: BTreeMap::new(),
-        resources: Default::default(),
-        series: Vec::new(),
+        ..Summary::default()
     }
 }
 

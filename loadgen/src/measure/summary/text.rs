@@ -1,0 +1,325 @@
+//! The summary as text: the verdict first, then one sentence, then tables.
+//!
+//! Owns how figures are written for people, everywhere in this crate. Leaves which may be said to
+//! [`super::latency`].
+
+use std::fmt::{self, Write as _};
+
+use super::{LatencySummaries, LatencySummary, Load, Rate, Section, Summary};
+use crate::measure::resources::Resources;
+
+impl Summary {
+    /// The summary as text: verdict, one sentence, tables. Lines end in `\n`.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string does not fail.
+        let _ = self.write_text(&mut out);
+        out
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        self.write_headline(out)?;
+        self.write_load(out)?;
+        self.write_latency(out)?;
+        write_sections(out, "flow", &self.flows)?;
+        write_sections(out, "stage", &self.stages)?;
+        self.write_notes(out)
+    }
+
+    fn write_headline(&self, out: &mut String) -> fmt::Result {
+        let Load { offered, ok, unacknowledged, .. } = self.load;
+        let duration = time(self.duration_ns);
+        let achieved = rate(self.rate.achieved_per_s);
+        if unacknowledged > 0 {
+            writeln!(
+                out,
+                "{}: {} of {} messages sent in {duration}, {achieved} a second; \
+                 UDP has no replies: how many arrived, only the target knows",
+                self.verdict,
+                thousands(unacknowledged),
+                thousands(offered),
+            )
+        } else {
+            writeln!(
+                out,
+                "{}: {} of {} messages ok in {duration}, {achieved} a second, response p99 {}",
+                self.verdict,
+                thousands(ok),
+                thousands(offered),
+                self.latency.response.cell("p99_ns", self.latency.response.p99_ns),
+            )
+        }
+    }
+
+    fn write_load(&self, out: &mut String) -> fmt::Result {
+        let Load { offered, sent, ok, filtered, error, unanswered, unacknowledged: _, unsent } =
+            self.load;
+        let names = ["offered", "sent", "ok", "filtered", "error", "unanswered", "unsent"];
+        let counts = [offered, sent, ok, filtered, error, unanswered, unsent];
+        let Rate { offered_per_s, achieved_per_s } = self.rate;
+        writeln!(out)?;
+        row(out, "", NAME_WIDTH, names)?;
+        row(out, "messages", NAME_WIDTH, counts.map(thousands))?;
+        let rates = [rate(offered_per_s), String::new(), rate(achieved_per_s)];
+        row(out, "a second", NAME_WIDTH, rates)
+    }
+
+    fn write_latency(&self, out: &mut String) -> fmt::Result {
+        writeln!(out)?;
+        row(out, "", NAME_WIDTH, ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"])?;
+        let LatencySummaries { response, service, lag } = &self.latency;
+        for (name, latency) in [("response", response), ("service", service), ("lag", lag)] {
+            let cells = [
+                latency.cell("p50_ns", latency.p50_ns),
+                latency.cell("p90_ns", latency.p90_ns),
+                latency.cell("p95_ns", latency.p95_ns),
+                latency.cell("p99_ns", latency.p99_ns),
+                latency.cell("p999_ns", latency.p999_ns),
+                latency.cell("p9999_ns", latency.p9999_ns),
+                latency.cell("max_ns", latency.max_ns),
+            ];
+            row(out, name, NAME_WIDTH, cells)?;
+        }
+        Ok(())
+    }
+
+    fn write_notes(&self, out: &mut String) -> fmt::Result {
+        writeln!(out)?;
+        if self.warmup_ns > 0 {
+            writeln!(out, "  warm-up    {} before, in no figure", time(self.warmup_ns))?;
+        }
+        if !self.errors.is_empty() {
+            let errors = self.errors.iter();
+            let errors: Vec<String> =
+                errors.map(|(code, &count)| format!("{code} {}", thousands(count))).collect();
+            writeln!(out, "  errors     {}", errors.join(", "))?;
+        }
+        if self.latency.response.censored > 0 {
+            writeln!(
+                out,
+                "  censored   {} messages count as \"at least t\"; > marks what they could move",
+                thousands(self.latency.response.censored)
+            )?;
+        }
+        let Resources { cpu_user_s, cpu_system_s, rss_peak_bytes } = self.resources;
+        writeln!(
+            out,
+            "  cost       {:.3} CPU-seconds ({cpu_user_s:.3} user, {cpu_system_s:.3} system), \
+             {:.1} MiB",
+            cpu_user_s + cpu_system_s,
+            rss_peak_bytes as f64 / f64::from(1 << 20)
+        )?;
+        if self.environment.build == "debug" {
+            writeln!(out, "  note       this is a debug build: its figures say little")?;
+        }
+        Ok(())
+    }
+}
+
+/// Columns of a table's first cell and of each other one.
+const NAME_WIDTH: usize = 9;
+const CELL_WIDTH: usize = 11;
+/// Columns that the name of a flow or a stage may take.
+const SECTION_NAME_WIDTH_MAX: usize = 24;
+
+/// One line of a table, without spaces at its end.
+fn row<C: fmt::Display>(
+    out: &mut String,
+    name: &str,
+    name_width: usize,
+    cells: impl IntoIterator<Item = C>,
+) -> fmt::Result {
+    write!(out, "  {name:<name_width$}")?;
+    for cell in cells {
+        write!(out, " {cell:>CELL_WIDTH$}")?;
+    }
+    out.truncate(out.trim_end().len());
+    writeln!(out)
+}
+
+/// A line for each flow or stage.
+fn write_sections(out: &mut String, what: &str, sections: &[Section]) -> fmt::Result {
+    if sections.is_empty() {
+        return Ok(());
+    }
+    let name = |section: &Section| match &section.flow {
+        Some(flow) => format!("{flow}/{}", section.name),
+        None => section.name.clone(),
+    };
+    let widths = sections.iter().map(|section| name(section).chars().count());
+    let width = widths.max().unwrap_or(0).clamp(NAME_WIDTH, SECTION_NAME_WIDTH_MAX);
+    writeln!(out)?;
+    let titles = ["from", "offered/s", "ok/s", "failed", "p50", "p99", "p99.9", "max"];
+    row(out, what, width, titles)?;
+    for section in sections {
+        let Section { load, rate: Rate { offered_per_s, achieved_per_s }, .. } = section;
+        let response = &section.latency.response;
+        let cells = [
+            time(section.begin_ns),
+            rate(*offered_per_s),
+            rate(*achieved_per_s),
+            thousands(load.error + load.unanswered + load.unsent),
+            response.cell("p50_ns", response.p50_ns),
+            response.cell("p99_ns", response.p99_ns),
+            response.cell("p999_ns", response.p999_ns),
+            response.cell("max_ns", response.max_ns),
+        ];
+        row(out, &name(section), width, cells)?;
+    }
+    Ok(())
+}
+
+impl LatencySummary {
+    /// `412 µs`, `> 1.00 s`, or `-` where the sample does not support it.
+    fn cell(&self, field: &str, value: Option<u64>) -> String {
+        match value {
+            None => "-".to_owned(),
+            Some(ns) if self.is_lower_bound(field) => format!("> {}", time(ns)),
+            Some(ns) => time(ns),
+        }
+    }
+}
+
+/// Three significant digits with a unit: `0.95 µs` would be `950 ns`.
+pub(crate) fn time(ns: u64) -> String {
+    let value = ns as f64;
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..1_000_000 => (value / 1e3, "µs"),
+        1_000_000..1_000_000_000 => (value / 1e6, "ms"),
+        _ => (value / 1e9, "s"),
+    };
+    match value {
+        ..9.995 => format!("{value:.2} {unit}"),
+        ..99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
+/// `1,234,567`.
+pub(crate) fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A rate: whole from a hundred up.
+pub(crate) fn rate(per_s: f64) -> String {
+    if per_s < 99.95 {
+        return format!("{per_s:.1}");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+    thousands(per_s.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::measure::environment::Environment;
+    use crate::measure::progress::Sum;
+    use crate::measure::recorder::Counts;
+    use crate::measure::summary::{SCHEMA_VERSION, Tool, Verdict};
+
+    #[test]
+    fn times_have_three_digits() {
+        let texts =
+            [0, 999, 1_000, 12_345, 999_499, 1_234_567, 99_960_000, 61_000_000_000].map(time);
+        let expected =
+            ["0 ns", "999 ns", "1.00 µs", "12.3 µs", "999 µs", "1.23 ms", "100 ms", "61.0 s"];
+        assert_eq!(texts, expected);
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(12), "12");
+        assert_eq!((rate(12.34), rate(1234.5)), ("12.3".to_owned(), "1,235".to_owned()));
+    }
+
+    fn summary() -> Summary {
+        let mut sum = Sum { offered: 2000, ..Sum::default() };
+        for ns in 1..=1980 {
+            sum.latencies.response.values.saturating_record(ns * 1_000);
+            sum.latencies.service.values.saturating_record(ns * 500);
+            sum.latencies.lag.values.saturating_record(ns * 500);
+        }
+        for _ in 0..20 {
+            sum.latencies.response.censored.saturating_record(3_000_000_000);
+            sum.latencies.lag.censored.saturating_record(3_000_000_000);
+        }
+        let errors = BTreeMap::from([("overloaded".into(), 10), ("reset".into(), 5)]);
+        sum.tally.counts = Counts { sent: 1995, ok: 1980, errors, unsent: 5, ..Counts::default() };
+        Summary {
+            schema_version: SCHEMA_VERSION,
+            tool: Tool { name: "logboom-loadgen".into(), version: "0.1.0".into() },
+            verdict: Verdict::Pass,
+            config: serde_json::Value::Null,
+            seed: 1,
+            environment: Environment { build: "release".into(), ..Environment::default() },
+            started_at: "2026-11-21T03:53:57Z".into(),
+            warmup_ns: 0,
+            duration_ns: 2_000_000_000,
+            load: Load::new(&sum),
+            rate: Rate { offered_per_s: 1000.0, achieved_per_s: 990.0 },
+            latency: LatencySummaries::new(&sum),
+            errors: sum.tally.counts.errors,
+            flows: Vec::new(),
+            stages: Vec::new(),
+            resources: Resources { cpu_user_s: 0.25, cpu_system_s: 0.5, rss_peak_bytes: 30 << 20 },
+            series: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_text_says_the_verdict_first_and_marks_lower_bounds() {
+        let expected = "\
+PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
+
+                offered        sent          ok    filtered       error  unanswered      unsent
+  messages        2,000       1,995       1,980           0          15           0           5
+  a second        1,000                     990
+
+                    p50         p90         p95         p99       p99.9      p99.99         max
+  response      1.00 ms     1.80 ms     1.90 ms     1.98 ms           -           -    > 3.00 s
+  service        495 µs      891 µs      941 µs      981 µs           -           -      990 µs
+  lag            500 µs      900 µs      950 µs      990 µs           -           -    > 3.00 s
+
+  errors     overloaded 10, reset 5
+  censored   20 messages count as \"at least t\"; > marks what they could move
+  cost       0.750 CPU-seconds (0.250 user, 0.500 system), 30.0 MiB
+";
+        let summary = summary();
+        assert_eq!(summary.text(), expected);
+        let json = serde_json::to_string(&summary).expect("plain data");
+        assert_eq!(serde_json::from_str::<Summary>(&json).expect("the same data"), summary);
+    }
+    #[test]
+    fn several_stages_have_a_table_and_a_warm_up_a_line() {
+        let mut summary = summary();
+        summary.warmup_ns = 2_000_000_000;
+        let section = |name: &str, begin_s: u64| Section {
+            name: name.into(),
+            begin_ns: begin_s * 1_000_000_000,
+            load: summary.load,
+            rate: summary.rate,
+            latency: summary.latency.clone(),
+            ..Section::default()
+        };
+        summary.stages = vec![section("ramp-to-1000", 2), section("hold", 32)];
+        let text = summary.text();
+        let table = "
+  stage               from   offered/s        ok/s      failed         p50         p99       p99.9         max
+  ramp-to-1000      2.00 s       1,000         990          20     1.00 ms     1.98 ms           -    > 3.00 s
+  hold              32.0 s       1,000         990          20     1.00 ms     1.98 ms           -    > 3.00 s
+
+  warm-up    2.00 s before, in no figure
+";
+        assert!(text.contains(table), "{text}");
+        let json = serde_json::to_string(&summary).expect("plain data");
+        assert_eq!(serde_json::from_str::<Summary>(&json).expect("the same data"), summary);
+    }
+}
