@@ -46,6 +46,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the running engine of these settings whether it is ready; exits 0 if so, else 1
+    Health,
     /// Check segments against the checksums in their side files; exits 12 on damage
     Fsck {
         /// A LOG_DIR; a running engine's may be checked, too

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod doctor;
 pub mod error;
 mod flusher;
+pub mod health;
 mod housekeeping;
 pub mod ingest;
 mod intake;

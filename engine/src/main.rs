@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             complain(config.log_format, &Error::Usage(asked.refused.join("; ")))
         }
         Some(Command::Doctor) => doctor(config),
+        Some(Command::Health) => health(config),
         Some(Command::Certs { names, days }) => {
             certs(config, names, *days).unwrap_or_else(|error| complain(config.log_format, &error))
         }
@@ -61,6 +62,19 @@ fn doctor(config: &Config) -> ExitCode {
     let report = engine::doctor::examine(&config.log_dir);
     print!("{report}");
     ExitCode::from(if report.is_fit() { exit_code::PASS } else { exit_code::CANNOT_START })
+}
+
+fn health(config: &Config) -> ExitCode {
+    match engine::health::ask(config) {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::from(exit_code::PASS)
+        }
+        Err(reason) => {
+            let _ = writeln!(io::stderr(), "logboom-engine: {reason}");
+            ExitCode::from(exit_code::BROKE)
+        }
+    }
 }
 
 fn certs(config: &Config, names: &[Name], days: u32) -> Result<ExitCode, Error> {

@@ -39,6 +39,28 @@ fn get(admin: SocketAddr, path: &str) -> Answer {
 }
 
 #[test]
+fn health_is_asked_by_the_program_itself() {
+    let engine = Engine::start(&[]);
+    let admin = engine.admin();
+    await_ready(admin);
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |port: u16, host: &str| {
+        let mut command = command(folder.path());
+        command.env("ADMIN_PORT", port.to_string()).env("ADMIN_HOST", host).arg("health");
+        let output = run(&mut command);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    assert_eq!(ask(admin.port(), "127.0.0.1"), (Some(0), "ready\n".to_owned()));
+    assert_eq!(ask(admin.port(), "0.0.0.0").0, Some(0), "a container listens everywhere");
+    engine.stop().assert_clean();
+    let (code, text) = ask(admin.port(), "127.0.0.1");
+    assert!(code == Some(1) && text.contains("ADMIN_PORT"), "{code:?} {text}");
+    let (code, text) = ask(0, "127.0.0.1");
+    assert!(code == Some(1) && text.contains("ADMIN_PORT=0"), "{code:?} {text}");
+}
+
+#[test]
 fn it_says_how_the_engine_is() {
     let engine = Engine::start(&[("SHARDS", "2"), ("BATCH_SIZE", "7")]);
     let admin = engine.admin();
