@@ -384,7 +384,13 @@ fn ended(summary: &Summary, cause: Option<Cause>) -> Option<Ended> {
         (_, Some(cause)) => Some(Ended::Interrupted(cause)),
         // Somebody else signalled the generator.
         (summary::Verdict::Interrupted, None) => Some(Ended::Interrupted(Cause::Terminate)),
-        (summary::Verdict::Pass | summary::Verdict::Fail | summary::Verdict::Invalid, None) => None,
+        (
+            summary::Verdict::Pass
+            | summary::Verdict::Fail
+            | summary::Verdict::Inconclusive
+            | summary::Verdict::Invalid,
+            None,
+        ) => None,
     }
 }
 

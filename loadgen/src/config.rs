@@ -8,6 +8,7 @@
 //! which beats the scenario file, which beats the default.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::scenario::Scenario;
 use self::serial::seconds;
 use crate::error::Error;
+use crate::measure::slo::Slo;
 use crate::plan::shape::Pacing;
 
 mod args;
@@ -61,9 +63,12 @@ pub struct Config {
     /// 0.0 to 1.0.
     pub max_error_rate: f64,
     /// What has to hold.
-    pub slo: Vec<String>,
+    pub slo: Vec<Slo>,
     /// No headline from a run that is not valid.
     pub strict: bool,
+    /// Where calibrations are kept; `None` is [`Config::state_dir`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
     /// Keep which messages were acknowledged (for an audit; not a knob of the command line).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ledger: bool,
@@ -83,6 +88,7 @@ impl Default for Config {
             max_error_rate: 0.01,
             slo: Vec::new(),
             strict: false,
+            state_dir: None,
             ledger: false,
         }
     }
@@ -173,6 +179,7 @@ impl Config {
             max_error_rate: args.max_error_rate,
             slo: args.slo.clone(),
             strict: args.strict,
+            state_dir: args.state_dir.clone(),
             ledger: false,
         }
     }
@@ -215,6 +222,11 @@ impl Config {
             })?;
         }
         Ok(())
+    }
+
+    /// Where calibrations are kept: STATE_DIR, or the user's own; `None` for one without a home.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.state_dir.clone().or_else(args::state_home)
     }
 
     /// Workers of all flows.
@@ -434,7 +446,10 @@ mod tests {
     #[test]
     fn a_scenario_names_flows_and_gives_defaults() {
         let config = scenario(SCENARIO, &[]).unwrap();
-        assert_eq!(config.slo, ["p99<50ms", "loss==0"]);
+        assert_eq!(
+            config.slo.iter().map(Slo::to_string).collect::<Vec<_>>(),
+            ["p99<50ms", "loss==0"]
+        );
         let names: Vec<_> = config.flows.iter().map(|flow| flow.name.as_str()).collect();
         assert_eq!(names, ["steady", "rush", "flow3.base", "flow3.burst"]);
         let workers: Vec<_> = config.flows.iter().map(|flow| flow.concurrency).collect();

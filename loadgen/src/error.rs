@@ -32,6 +32,12 @@ pub enum Error {
     /// The machine does not let us ask for our cpus.
     #[error("cannot read the cpu affinity of this process: {0}")]
     Cpus(io::Error),
+    /// The sink of a calibration does not start.
+    #[error("cannot start a sink on 127.0.0.1: {0}")]
+    Sink(io::Error),
+    /// A signal ended a calibration; its exit code.
+    #[error("interrupted: nothing is kept of a calibration that was cut short")]
+    Interrupted(u8),
     /// io_uring is refused.
     #[error(transparent)]
     Uring(#[from] runtime::uring::Refused),
@@ -46,9 +52,12 @@ impl Error {
         match self {
             Error::Usage(_) => exit_code::USAGE,
             Error::Resolve { .. } => exit_code::UNREACHABLE,
-            Error::Unusable { .. } | Error::Cpus(_) | Error::Uring(_) | Error::Shards(_) => {
-                exit_code::CANNOT_START
-            }
+            Error::Interrupted(exit_code) => *exit_code,
+            Error::Unusable { .. }
+            | Error::Cpus(_)
+            | Error::Sink(_)
+            | Error::Uring(_)
+            | Error::Shards(_) => exit_code::CANNOT_START,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::measure::recorder::{Answer, Recorder, code};
 use crate::plan::payloads::{Author, Payloads, Stamp};
 use crate::tls::Tls;
 
+pub(crate) mod null;
 mod pack;
 mod replies;
 mod stream;

@@ -28,19 +28,24 @@ use runtime::{exit_code, nofile, shards, uring};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::config::Scheme;
 use crate::measure::environment::{Environment, Granted};
 use crate::measure::progress::Series;
 use crate::measure::recorder::{Latencies, code};
+use crate::measure::slo::{Names, SloResult, SloState};
 use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::summary::{Figures, SCHEMA_VERSION, Span, Tool};
+use crate::measure::validity::target::Listens;
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
 use crate::plan::schedule::{Part, Schedule};
 use crate::plan::shape::Shape;
+use crate::referee::{End, Referee};
 use crate::shard::{News, Orders, Report};
 
 #[cfg(test)]
 mod allocations;
+pub mod calibrate;
 mod clock;
 pub mod config;
 mod dispatch;
@@ -51,6 +56,7 @@ mod observer;
 mod pace;
 pub mod plan;
 mod pool;
+mod referee;
 mod shard;
 mod tls;
 mod worker;
@@ -97,12 +103,15 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     let config = resolve(config, &cpus);
+    let names = names(&config);
+    config.slo.iter().try_for_each(|slo| slo.check(&names)).map_err(Error::Usage)?;
     uring::probe()?;
     nofile::raise();
 
     let halt = Stop::new();
     let Channels { orders, news, blanks, go } = orders(&config, &halt)?;
     let lanes = lanes(&orders);
+    let listens = listens(&orders);
     let plan = shards::Plan {
         name: "loadgen",
         count: config.shards,
@@ -116,13 +125,17 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     let orders = Arc::new(orders);
     let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
 
-    let mut coordinator = Coordinator::new(&config, lanes, &halt, blanks);
+    let ours: Vec<usize> =
+        (0..config.shards).map(|shard| cpus.affinity[shard % cpus.affinity.len()]).collect();
+    let referee = Referee::new(&config, &listens, &ours);
+    let mut coordinator = Coordinator::new(&config, lanes, &halt, blanks, referee);
     coordinator.await_ready(&news, config.shards);
     let environment = Environment::detect(cpus.affinity, cpus.quota, config.shards);
     let mut manifest = manifest(&config, environment);
     observer.started(&manifest);
     coordinator.series.begin();
     manifest.started_at = jiff::Timestamp::now().to_string();
+    coordinator.referee.started();
     let clock = Clock::start();
     for _ in 0..config.shards {
         go.try_send(clock).expect("there is room for every shard");
@@ -167,6 +180,9 @@ fn manifest(config: &Config, environment: Environment) -> Manifest {
 }
 
 fn addresses(flow: &Flow) -> Result<Vec<SocketAddr>, Error> {
+    if flow.scheme == Scheme::Null {
+        return Ok(Vec::new());
+    }
     let host = &flow.server_host;
     let failed = |source| Error::Resolve { host: host.clone(), source };
     let found = (host.as_str(), flow.server_port).to_socket_addrs().map_err(failed)?;
@@ -204,6 +220,17 @@ fn flow_plan(flow: &Flow, schedule: &Schedule) -> FlowPlan {
     let end_ns = last.end_ns.unwrap_or(u64::MAX).min(load_end_ns);
     last.end_ns = (!schedule.is_closed() && end_ns < u64::MAX).then_some(end_ns);
     FlowPlan { name: flow.name.clone(), stages }
+}
+
+/// What an SLO may be about.
+fn names(config: &Config) -> Names {
+    let mut names = Names::default();
+    for flow in &config.flows {
+        let stages = flow_plan(flow, &flow.schedule(config.warmup_secs)).stages;
+        names.stages.extend(stages.into_iter().filter(|it| !it.is_warmup).map(|it| it.name));
+        names.flows.push(flow.name.clone());
+    }
+    names
 }
 
 /// What each shard is told: one [`Orders`] for each *lane*, a shard's part of a flow. A flow with
@@ -283,6 +310,15 @@ fn lanes(orders: &[Vec<Orders>]) -> Vec<usize> {
     lanes.into_iter().map(|(_, flow)| flow).collect()
 }
 
+/// Where the targets listen.
+fn listens(orders: &[Vec<Orders>]) -> Vec<Listens> {
+    let each = orders.iter().flatten().flat_map(|orders| {
+        let is_udp = orders.scheme == Scheme::Udp;
+        orders.addresses.iter().map(move |&at| Listens { at, is_udp })
+    });
+    each.collect()
+}
+
 /// Follows the shards from the main thread.
 struct Coordinator<'a> {
     halt: &'a Stop,
@@ -294,6 +330,9 @@ struct Coordinator<'a> {
     is_target_down: Vec<bool>,
     /// The flow whose target cannot be reached.
     unreachable: Option<usize>,
+    referee: Referee,
+    /// Why the referee ended the run.
+    aborted: Option<String>,
 }
 
 impl<'a> Coordinator<'a> {
@@ -302,6 +341,7 @@ impl<'a> Coordinator<'a> {
         flows: Vec<usize>,
         halt: &'a Stop,
         blanks: async_channel::Sender<Latencies>,
+        referee: Referee,
     ) -> Coordinator<'a> {
         let is_open_loop = config.flows.iter().any(|flow| flow.shape != Shape::Closed);
         Coordinator {
@@ -320,6 +360,8 @@ impl<'a> Coordinator<'a> {
             is_target_down: vec![false; flows.len()],
             flows,
             unreachable: None,
+            referee,
+            aborted: None,
         }
     }
 
@@ -347,7 +389,11 @@ impl<'a> Coordinator<'a> {
     }
 
     fn take(&mut self, news: News, observer: &mut dyn Observer) {
-        let tell = |progress: &Progress<'_>| observer.second(progress);
+        let mut reason = None;
+        let tell = |progress: &Progress<'_>| {
+            reason = self.referee.second(progress).or(reason.take());
+            observer.second(progress);
+        };
         match news {
             News::Ready => {}
             News::Second { lane, index, second } => {
@@ -363,6 +409,11 @@ impl<'a> Coordinator<'a> {
             if self.blanks.try_send(blank).is_err() {
                 break;
             }
+        }
+        if !self.halt.is_requested() && reason.is_some() {
+            self.aborted = reason;
+            // As after a signal: what is under way has a second to come back.
+            self.halt.request(Cause::Interrupt);
         }
         if !self.halt.is_requested()
             && let Some(flow) = self.flow_without_target()
@@ -389,8 +440,9 @@ fn sum_up(
     reports: Vec<Report>,
     mut manifest: Manifest,
 ) -> Outcome {
-    let Coordinator { halt, series, unreachable, .. } = coordinator;
+    let Coordinator { halt, series, unreachable, referee, aborted, .. } = coordinator;
     let resources = series.resources();
+    let mut seen = Vec::with_capacity(reports.len());
     let mut load_ended_ns = 0;
     let run_id = config.run_id.clone().expect("resolved");
     let mut ledger = Ledger { run_id, connections: Vec::new() };
@@ -398,6 +450,7 @@ fn sum_up(
     let mut less = BTreeSet::new();
     for report in reports {
         load_ended_ns = load_ended_ns.max(report.load_ended_ns);
+        seen.push(report.seen);
         ledger.connections.extend(report.ledger);
         last_failure = report.last_failure.or(last_failure);
         if let Some(granted) = report.welcome {
@@ -410,11 +463,17 @@ fn sum_up(
     let (totals, rows) = series.finish(load_ended_ns);
     let figures = Figures::new(&totals, Span { load_ended_ns, is_cut_short: halt.is_requested() });
     let load = figures.load;
-    let cause = halt.cause().filter(|cause| *cause != Cause::Done);
+    let end = End { totals: &totals, rows: &rows, figures: &figures, load_ended_ns, seen };
+    let (slos, validity) = referee.finish(config, &manifest.environment, &end);
+    let is_any = |state| slos.iter().any(|slo: &SloResult| slo.state == state);
+    let is_lossy = load.error_rate() > config.max_error_rate;
+    let cause = halt.cause().filter(|cause| *cause != Cause::Done && aborted.is_none());
     let verdict = match cause {
         _ if unreachable.is_some() => Verdict::Unreachable,
         Some(_) => Verdict::Interrupted,
-        None if load.error_rate() > config.max_error_rate => Verdict::Fail,
+        None if config.strict && !validity.is_valid => Verdict::Invalid,
+        None if is_lossy || aborted.is_some() || is_any(SloState::Failed) => Verdict::Fail,
+        None if is_any(SloState::NotAssessed) => Verdict::Inconclusive,
         None => Verdict::Pass,
     };
     let mut remarks = Vec::new();
@@ -428,23 +487,29 @@ fn sum_up(
             config.flows[flow].target(),
             config.connect_timeout_secs.as_secs_f64(),
         ));
-    } else if verdict == Verdict::Fail {
+    } else if is_lossy && matches!(verdict, Verdict::Fail | Verdict::Invalid) {
         remarks.push(format!(
             "{:.2} % of the messages failed, more than {:.2} % (MAX_ERROR_RATE)",
             load.error_rate() * 100.0,
             config.max_error_rate * 100.0
         ));
     }
+    remarks.extend(aborted.map(|reason| format!("ended early: {reason}")));
     remarks.extend(less);
     manifest.environment.granted = welcome.map(|welcome| Granted {
         replies: welcome.replies.to_string(),
         durability: welcome.durability.to_string(),
     });
-    let summary = Summary::new(manifest, verdict, figures, resources, rows);
+    let mut summary = Summary::new(manifest, verdict, figures, resources, rows);
+    (summary.slos, summary.validity) = (slos, Some(validity));
+    if verdict == Verdict::Invalid {
+        summary.withhold();
+    }
     let exit_code = match (verdict, cause) {
         (Verdict::Pass, _) => exit_code::PASS,
         (Verdict::Fail, _) => exit_code::THRESHOLD,
         (Verdict::Invalid, _) => exit_code::INVALID,
+        (Verdict::Inconclusive, _) => exit_code::INCONCLUSIVE,
         (Verdict::Unreachable, _) => exit_code::UNREACHABLE,
         (Verdict::Interrupted, cause) => cause.unwrap_or(Cause::Interrupt).exit_code(),
     };

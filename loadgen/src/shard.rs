@@ -21,6 +21,7 @@ use runtime::stop::{Cause, Stop};
 use crate::clock::{Clock, nanos};
 use crate::config::{Connect, Scheme, ThinkTime};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
+use crate::hammer::null::Null;
 use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
 use crate::hammer::{Hammer, Kit, Target};
@@ -29,12 +30,16 @@ use crate::measure::pacing::PacingReport;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
 use crate::measure::recorder::{Latencies, Recorder};
 use crate::measure::stages::Stage;
+use crate::measure::validity::little::Looks;
+use crate::measure::validity::run_queue::Begun;
 use crate::pace::{self, pace};
 use crate::plan::payloads::Payloads;
+use crate::plan::random::Random;
 use crate::plan::schedule::stream::Stream;
 use crate::plan::schedule::{Part, Schedule};
 use crate::plan::shape::{CatchUp, Pacing};
 use crate::pool::{Limits, Pool};
+use crate::referee::Seen;
 use crate::tls::Tls;
 use crate::worker::{self, Rest, Shop, Watched};
 
@@ -42,6 +47,8 @@ use crate::worker::{self, Rest, Shop, Watched};
 const FIRST_SLEEP: Duration = Duration::from_millis(1);
 /// How often the watch looks at deadlines; it divides a second.
 const WATCH_NS: u64 = 100_000_000;
+/// How often somebody counts what is in flight: 20 wakes a second are a thousandth of a core.
+const LOOK: Duration = Duration::from_millis(50);
 /// After a signal, outstanding replies are awaited this long at most.
 const INTERRUPTED_GRACE: Duration = Duration::from_secs(1);
 
@@ -114,6 +121,7 @@ pub(crate) struct Report {
     pub(crate) ledger: Vec<LedgerConnection>,
     pub(crate) last_failure: Option<String>,
     pub(crate) welcome: Option<Welcome>,
+    pub(crate) seen: Seen,
 }
 
 /// Runs a shard, that is its lanes, to the end. A shard has at least one lane.
@@ -130,6 +138,7 @@ pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
                 match orders.scheme {
                     Scheme::Tcp | Scheme::Tls => lane::<Tcp>(orders, clock).await,
                     Scheme::Udp => lane::<Udp>(orders, clock).await,
+                    Scheme::Null => lane::<Null>(orders, clock).await,
                 }
             })
         })
@@ -153,6 +162,7 @@ fn thread_cpu_ns() -> u64 {
 
 /// Runs a lane to its end.
 async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
+    let begun = Begun::now();
     let shop = Rc::new(open_shop::<H>(&orders, clock));
     let workers: Vec<_> = (0..orders.workers)
         .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
@@ -164,11 +174,15 @@ async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
             worker.await;
         }
     };
-    all.or(pace(&shop, orders.pacing, &pacing)).or(watch.keep()).await;
+    let mut looks = Looks::default();
+    let look = look(&shop, &orders, &mut looks);
+    all.or(pace(&shop, orders.pacing, &pacing)).or(watch.keep()).or(look).await;
     let untold = watch.untold;
+    let looked_ns = shop.clock.now_ns();
+    let seen = Seen { ran: begun.and_then(Begun::end), looks, looked_ns };
 
     let shop = Rc::into_inner(shop).expect("every task has been joined");
-    let (report, tail) = finish(orders.flow, shop, pacing.into_inner(), untold);
+    let (report, tail) = finish(orders.flow, shop, pacing.into_inner(), untold, seen);
     let _ = orders.news.send(News::Ended { lane: orders.lane, tail: Box::new(tail) });
     report
 }
@@ -213,6 +227,17 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         recorder: RefCell::new(Recorder::new(orders.stages.len())),
         rest: Rest::new(orders.think_time, seed),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
+    }
+}
+
+/// Looks at the messages in flight, at random moments [`LOOK`] apart on the mean. Never ends.
+async fn look<H>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks) {
+    let mut random = Random::new(orders.seed ^ (orders.lane as u64).rotate_left(32));
+    loop {
+        // Exponential, from a number in (0, 1]; at most 23 means.
+        let uniform = (random.below(1 << 32) + 1) as f64 / (1u64 << 32) as f64;
+        sleep(LOOK.mul_f64(-uniform.ln())).await;
+        looks.saw(shop.recorder.borrow().counts().in_flight());
     }
 }
 
@@ -332,6 +357,7 @@ fn finish<H: Hammer>(
     shop: Shop<H>,
     pacing: PacingReport,
     untold: Option<Box<ShardSecond>>,
+    seen: Seen,
 ) -> (Report, ShardSecond) {
     let end_ns = shop.clock.now_ns();
     let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
@@ -354,6 +380,7 @@ fn finish<H: Hammer>(
         ledger: remains.ledger,
         last_failure: remains.last_failure,
         welcome: remains.welcome,
+        seen,
     };
     (report, tail)
 }

@@ -13,6 +13,7 @@ use runtime::units;
 
 use super::endpoint::{Endpoint, endpoint};
 use super::flow::{Connect, ThinkTime};
+use crate::measure::slo::Slo;
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
 /// Load generator for NDJSON log ingestion: sends, measures from the due time, loses nothing from
@@ -33,7 +34,7 @@ pub struct Args {
     pub server_port: u16,
 
     /// tcp://, tls:// or udp:// host:port, instead of SERVER_HOST and SERVER_PORT; its scheme beats
-    /// ENABLE_TLS
+    /// ENABLE_TLS. null:// answers within the generator, which then measures itself
     #[arg(long, alias = "endpoint", visible_alias = "endpoint", env = "TARGET",
           value_name = "TARGET", value_parser = endpoint)]
     pub target: Option<Endpoint>,
@@ -159,13 +160,18 @@ pub struct Args {
     /// What has to hold, or the run fails: 'p99<50ms', 'loss==0', 'achieved>=99%',
     /// 'p99.9{stage=burst}<200ms', 'p99<50ms over 10s for 95%'; `abort` behind it ends the run early
     #[arg(long, env = "SLO", value_name = "SLO", value_delimiter = ';')]
-    pub slo: Vec<String>,
+    pub slo: Vec<Slo>,
 
     /// No headline figures, and exit code 13, from a run that the generator cannot vouch for
     #[arg(long, env = "STRICT", value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true")]
     pub strict: bool,
+
+    /// Where `calibrate` keeps what it measured, and later runs look for it [default:
+    /// XDG_STATE_HOME/logboom, that is ~/.local/state/logboom]
+    #[arg(long, env = "STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 
     /// Several flows at a time, and any other knob, from a TOML file
     #[arg(long, env = "SCENARIO", value_name = "PATH")]
@@ -226,6 +232,14 @@ pub struct Args {
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 broke on the way, 2 usage, 3 cannot start here, \
     10 an SLO or MAX_ERROR_RATE does not hold, 13 measurement invalid (STRICT), 15 target \
     unreachable, 130/143 interrupted (the partial summary is written).";
+
+/// XDG_STATE_HOME, or where it lies by default; `None` for a user without a home.
+pub(super) fn state_home() -> Option<PathBuf> {
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || Some(absolute("HOME")?.join(".local/state"));
+    Some(absolute("XDG_STATE_HOME").or_else(home)?.join("logboom"))
+}
 
 pub(super) fn run_id(text: &str) -> Result<String, String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

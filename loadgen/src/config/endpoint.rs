@@ -15,6 +15,8 @@ pub enum Scheme {
     Tls,
     /// Lines in datagrams, without replies.
     Udp,
+    /// Nowhere: answered within the generator.
+    Null,
 }
 
 impl Scheme {
@@ -24,6 +26,7 @@ impl Scheme {
             Scheme::Tcp => "tcp",
             Scheme::Tls => "tls",
             Scheme::Udp => "udp",
+            Scheme::Null => "null",
         }
     }
 }
@@ -47,12 +50,25 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
         "tcp" => Some(Scheme::Tcp),
         "tls" => Some(Scheme::Tls),
         "udp" => Some(Scheme::Udp),
+        "null" if matches!(rest, "" | "/") => {
+            return Ok(Endpoint {
+                scheme: Some(Scheme::Null),
+                host: "null".to_owned(),
+                port: None,
+            });
+        }
+        "null" => return Err(format!("\"{text}\": null:// has no host")),
         "http" | "https" | "kafka" | "mqtt" | "postgres" | "redis" => {
             return Err(format!(
-                "{scheme}:// is not served by this build yet; tcp://, tls:// and udp:// are"
+                "{scheme}:// is not served by this build yet; tcp://, tls://, udp:// and \
+                 null:// are"
             ));
         }
-        _ => return Err(format!("unknown scheme \"{scheme}\": tcp, tls or udp://host:port")),
+        _ => {
+            return Err(format!(
+                "unknown scheme \"{scheme}\": tcp, tls or udp://host:port, or null://"
+            ));
+        }
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = if let Some(inner) = rest.strip_prefix('[') {

@@ -238,14 +238,17 @@ impl Flow {
         if self.client_cert_path.is_some() && self.scheme != Scheme::Tls {
             return wrong("CLIENT_CERT_PATH is of no use without TLS (ENABLE_TLS, tls://)".into());
         }
-        if self.scheme == Scheme::Udp {
+        if matches!(self.scheme, Scheme::Udp | Scheme::Null) {
             let asks = [
                 (self.durability.is_some(), "DURABILITY"),
                 (self.replies != Replies::Each, "REPLIES"),
                 (self.auth_token_file.is_some(), "AUTH_TOKEN_FILE"),
             ];
             if let Some((_, knob)) = asks.iter().find(|(is_asked, _)| *is_asked) {
-                return wrong(format!("{knob} asks a server, and udp:// has no replies"));
+                let scheme = self.scheme.as_str();
+                return wrong(format!(
+                    "{knob} asks a server, and {scheme}:// has no replies of one"
+                ));
             }
         }
         if !(1..=UDP_DATAGRAM_BYTES_MAX).contains(&self.udp_datagram_bytes) {
@@ -305,6 +308,9 @@ impl Flow {
     /// `tcp://host:port`.
     pub fn target(&self) -> String {
         let scheme = self.scheme.as_str();
+        if self.scheme == Scheme::Null {
+            return "null://".to_owned();
+        }
         if self.server_host.contains(':') {
             return format!("{scheme}://[{}]:{}", self.server_host, self.server_port);
         }

@@ -33,6 +33,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use runtime::units;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::summary::{rate, thousands, time};
@@ -122,7 +123,7 @@ pub(crate) struct Windows {
 }
 
 /// Whether an SLO was kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SloState {
     /// It was kept.
@@ -144,7 +145,7 @@ impl fmt::Display for SloState {
 }
 
 /// An SLO and what became of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SloResult {
     /// As it was asked.
     pub text: String,
@@ -162,6 +163,13 @@ pub struct SloResult {
 }
 
 impl SloResult {
+    /// Takes back what was judged by figures that nobody can vouch for.
+    pub fn withhold(&mut self) {
+        self.state = SloState::NotAssessed;
+        self.observed = None;
+        "the run is invalid, and STRICT withholds its figures".clone_into(&mut self.detail);
+    }
+
     /// One line: `held          p99<50ms  41.2 ms`.
     pub fn line(&self) -> String {
         format!("{:<12}  {}: {}", self.state, self.text, self.detail)

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::environment::Environment;
 use super::progress::{Progress, Second};
 use super::resources::Resources;
+use super::slo::SloResult;
+use super::validity::Validity;
 use crate::observer::Manifest;
 
 pub mod figures;
@@ -30,11 +32,13 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It ran as asked, and the threshold held.
+    /// It ran as asked, and every SLO and MAX_ERROR_RATE held.
     Pass,
-    /// More messages failed than MAX_ERROR_RATE allows.
+    /// An SLO failed, or more messages than MAX_ERROR_RATE allows.
     Fail,
-    /// The generator cannot vouch for the figures.
+    /// An SLO could not be assessed, and none failed.
+    Inconclusive,
+    /// The generator cannot vouch for the figures, and STRICT asks that it must.
     #[default]
     Invalid,
     /// A signal cut it short.
@@ -48,6 +52,7 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Verdict::Pass => "PASS",
             Verdict::Fail => "FAIL",
+            Verdict::Inconclusive => "INCONCLUSIVE",
             Verdict::Invalid => "INVALID",
             Verdict::Interrupted => "INTERRUPTED",
             Verdict::Unreachable => "UNREACHABLE",
@@ -101,6 +106,12 @@ pub struct Summary {
     /// The same for each stage that has begun, of flows with several of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Section>,
+    /// What had to hold, and whether it did, in the order in which it was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slos: Vec<SloResult>,
+    /// Whether the run can be believed; `null` while it goes on.
+    #[serde(default)]
+    pub validity: Option<Validity>,
     /// What it cost.
     pub resources: Resources,
     /// Each second.
@@ -136,9 +147,26 @@ impl Summary {
             errors,
             flows,
             stages,
+            slos: Vec::new(),
+            validity: None,
             resources,
             series,
         }
+    }
+
+    /// Takes back every rate and time, and what was judged by them: nobody shall quote them. Counts
+    /// stay, and so do the seconds, which show what went wrong.
+    pub fn withhold(&mut self) {
+        let sections = self.flows.iter_mut().chain(&mut self.stages);
+        let all = sections.map(|it| (&mut it.rate, &mut it.latency));
+        for (rate, latency) in all.chain([(&mut self.rate, &mut self.latency)]) {
+            *rate = Rate::default();
+            for latency in [&mut latency.response, &mut latency.service, &mut latency.lag] {
+                let LatencySummary { count, censored, .. } = *latency;
+                *latency = LatencySummary { count, censored, ..LatencySummary::default() };
+            }
+        }
+        self.slos.iter_mut().for_each(SloResult::withhold);
     }
 
     /// What a run has come to so far: as if it were killed now, with what is under way counted as

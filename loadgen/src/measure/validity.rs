@@ -24,6 +24,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::slo::percent;
@@ -42,7 +43,7 @@ use steady::Steadiness;
 use target::Shared;
 
 /// What a signal says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalState {
     /// Nothing against the run.
@@ -64,7 +65,7 @@ impl fmt::Display for SignalState {
 }
 
 /// One reason to believe a run or not.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Signal {
     /// See the module's table.
     pub name: String,
@@ -81,7 +82,7 @@ pub struct Signal {
 }
 
 /// Whether a run can be believed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Validity {
     /// No signal is bad.
     pub is_valid: bool,
@@ -176,20 +177,21 @@ impl Validity {
         reasons.join("; ")
     }
 
-    /// One line a bad signal, one for all that are ok, one a signal that was not assessed.
+    /// A line for all that are bad, one for all that are ok, one a signal that was not assessed.
     pub fn lines(&self) -> Vec<String> {
-        let named = |state| -> Vec<&Signal> {
-            self.signals.iter().filter(|signal| signal.state == state).collect()
-        };
-        let line =
-            |signal: &&Signal| format!("{:<12}  {}: {}", signal.state, signal.name, signal.detail);
-        let mut lines: Vec<String> = named(SignalState::Bad).iter().map(line).collect();
-        let ok: Vec<&str> =
-            named(SignalState::Ok).iter().map(|signal| signal.name.as_str()).collect();
-        if !ok.is_empty() {
-            lines.push(format!("{:<12}  {}", SignalState::Ok, ok.join(", ")));
+        let mut lines = Vec::new();
+        for state in [SignalState::Bad, SignalState::Ok] {
+            let signals = self.signals.iter().filter(|signal| signal.state == state);
+            let names: Vec<&str> = signals.map(|signal| signal.name.as_str()).collect();
+            if !names.is_empty() {
+                lines.push(format!("{state:<12}  {}", names.join(", ")));
+            }
         }
-        lines.extend(named(SignalState::NotAssessed).iter().map(line));
+        for signal in &self.signals {
+            if signal.state == SignalState::NotAssessed {
+                lines.push(format!("{:<12}  {}: {}", signal.state, signal.name, signal.detail));
+            }
+        }
         lines
     }
 }
@@ -315,7 +317,7 @@ fn achieved(evidence: &Evidence) -> Signal {
 fn run_queue(evidence: &Evidence) -> Signal {
     let signal = signal("run_queue", "share");
     let Some(threads) = &evidence.threads else {
-        return signal.not_assessed("the kernel does not tell (/proc/self/task/*/schedstat)");
+        return signal.not_assessed("the kernel does not tell (/proc/thread-self/schedstat)");
     };
     let share = threads.wait_max();
     signal.found(

@@ -192,7 +192,8 @@ fn quiet_shows_only_the_summary_and_a_dumb_terminal_gets_lines() {
         return;
     };
     let screen = tmux.until("exit 0");
-    assert_eq!(screen.lines().nth(1).map(|line| &line[..5]), Some("PASS:"), "{screen}");
+    assert!(screen.lines().any(|line| line.starts_with("PASS:")), "{screen}");
+    assert!(!screen.contains("/s of "), "{screen}");
 
     let before = "env TERM=dumb";
     let Some(tmux) = Tmux::start("dumb", (100, 40), before, &server, "-r 200 -z 2500ms") else {
@@ -201,5 +202,4 @@ fn quiet_shows_only_the_summary_and_a_dumb_terminal_gets_lines() {
     let screen = tmux.until("exit 0");
     let lines = screen.lines().filter(|line| line.contains("/s of ")).count();
     assert_eq!(lines, 2, "{screen}");
-    assert!(!screen.contains("validity"), "{screen}");
 }

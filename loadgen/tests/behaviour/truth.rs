@@ -68,7 +68,8 @@ fn a_stall_shows_in_the_percentiles_as_arithmetic_says_and_takes_nothing_from_wh
     assert!(run.latency("response", "p50_ns") < room);
     // Who times from the write sees no more than the eight batches that were under way.
     assert!(run.latency("service", "p95_ns") < 0.3);
-    assert!(run.latency("lag", "p95_ns") > 0.745, "the wait was before the write");
+    // The eight that were under way had no lag.
+    assert!(run.latency("lag", "p95_ns") > 0.73, "the wait was before the write");
 }
 
 #[test]

@@ -59,8 +59,8 @@ pub struct Portion<'a> {
     pub unanswered: u64,
     /// Due and not sent; known at the end only.
     pub unsent: u64,
-    /// Of the messages that were settled in it.
-    pub latencies: &'a Latencies,
+    /// Of the messages that were settled in it, where there were any.
+    pub latencies: Option<&'a Latencies>,
 }
 
 /// How long the measured part of the run will be, as far as the plan says.
@@ -155,9 +155,11 @@ impl Judge {
         self.running.iter().filter(|it| it.slo.aborts()).find_map(|it| it.reason(self.planned))
     }
 
-    /// The last, partial second; then the results, in the order in which they were asked.
+    /// The results, in the order in which they were asked; `portions` are of the whole run, the
+    /// last, partial second included.
     pub fn finish(mut self, portions: &[Portion<'_>]) -> Vec<SloResult> {
         for running in &mut self.running {
+            running.total = Tally::new(running.slo.metric);
             running.add(portions);
         }
         self.results()
@@ -403,11 +405,11 @@ impl Tally {
         self.errors += portion.errors;
         self.unanswered += portion.unanswered;
         self.unsent += portion.unsent;
-        if let Some((kind, latency)) = &mut self.latency {
+        if let (Some((kind, latency)), Some(latencies)) = (&mut self.latency, portion.latencies) {
             latency.add(match kind {
-                Kind::Response => &portion.latencies.response,
-                Kind::Service => &portion.latencies.service,
-                Kind::Lag => &portion.latencies.lag,
+                Kind::Response => &latencies.response,
+                Kind::Service => &latencies.service,
+                Kind::Lag => &latencies.lag,
             });
         }
     }

@@ -71,17 +71,17 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Messages a second over `duration_ns`.
+/// Messages a second over `duration_ns`; `null` where they are withheld.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// Offered, over the time in which load was offered.
-    pub offered_per_s: f64,
+    pub offered_per_s: Option<f64>,
     /// Answered `ok` or `filtered` (or sent, where nothing is answered), over the run's duration.
-    pub achieved_per_s: f64,
+    pub achieved_per_s: Option<f64>,
 }
 
-fn per_second(count: u64, duration_ns: u64) -> f64 {
-    if duration_ns == 0 { 0.0 } else { count as f64 * 1e9 / duration_ns as f64 }
+fn per_second(count: u64, duration_ns: u64) -> Option<f64> {
+    Some(if duration_ns == 0 { 0.0 } else { count as f64 * 1e9 / duration_ns as f64 })
 }
 
 /// A flow of several, or a stage of several.
@@ -263,13 +263,16 @@ mod tests {
         assert_eq!((figures.warmup_ns, figures.duration_ns), (SECOND_NS, 3_500_000_000));
         assert_eq!((figures.load.offered, figures.load.ok), (1300, 1300));
         assert_eq!(figures.latency.response.count, 1300);
-        assert_eq!(figures.rate.offered_per_s, 1300.0 / 3.0);
-        assert_eq!(figures.rate.achieved_per_s, 1300.0 / 3.5);
+        assert_eq!(figures.rate.offered_per_s, Some(1300.0 / 3.0));
+        assert_eq!(figures.rate.achieved_per_s, Some(1300.0 / 3.5));
         assert!(figures.flows.is_empty());
         let [low, high] = &figures.stages[..] else { panic!("{:?}", figures.stages) };
-        assert_eq!((&low.name[..], low.load.ok, low.rate.offered_per_s), ("low", 200, 100.0));
-        assert_eq!((&high.name[..], high.load.ok, high.rate.offered_per_s), ("high", 1100, 1100.0));
-        assert_eq!(high.rate.achieved_per_s, 1100.0 / 1.5);
+        assert_eq!((&low.name[..], low.load.ok, low.rate.offered_per_s), ("low", 200, Some(100.0)));
+        assert_eq!(
+            (&high.name[..], high.load.ok, high.rate.offered_per_s),
+            ("high", 1100, Some(1100.0))
+        );
+        assert_eq!(high.rate.achieved_per_s, Some(1100.0 / 1.5));
         assert_eq!((high.begin_ns, high.end_ns), (3 * SECOND_NS, 4 * SECOND_NS));
         assert_eq!((low.latency.response.count, &low.flow), (200, &None));
     }
@@ -290,7 +293,7 @@ mod tests {
             let load = figures.load;
             assert!(is_balanced(load), "{load:?}");
             assert_eq!((load.offered, load.ok, load.unanswered, load.unsent), (100, 70, 20, 10));
-            assert_eq!(figures.rate.offered_per_s, 100.0);
+            assert_eq!(figures.rate.offered_per_s, Some(100.0));
             let latency = &figures.latency;
             assert_eq!((latency.response.count, latency.response.censored), (100, 30));
             assert_eq!((latency.service.count, latency.lag.count), (90, 100));

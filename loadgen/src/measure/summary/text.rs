@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{LatencySummaries, LatencySummary, Load, Rate, Section, Summary};
+use super::{LatencySummaries, LatencySummary, Load, Rate, Section, Summary, Verdict};
 use crate::measure::resources::Resources;
 
 impl Summary {
@@ -18,6 +18,7 @@ impl Summary {
     }
 
     fn write_text(&self, out: &mut String) -> fmt::Result {
+        self.write_invalid(out)?;
         self.write_headline(out)?;
         self.write_load(out)?;
         self.write_latency(out)?;
@@ -26,10 +27,44 @@ impl Summary {
         self.write_notes(out)
     }
 
+    /// What speaks against the run comes before anything that it says.
+    fn write_invalid(&self, out: &mut String) -> fmt::Result {
+        let Some(validity) = self.validity.as_ref().filter(|validity| !validity.is_valid) else {
+            return Ok(());
+        };
+        writeln!(out, "INVALID: this run has measured something else than its target:")?;
+        for signal in validity.bad() {
+            writeln!(out, "  {:<13} {}", signal.name, signal.detail)?;
+        }
+        writeln!(out)
+    }
+
+    /// Each SLO, and what else is known about the run's validity.
+    fn write_judgement(&self, out: &mut String) -> fmt::Result {
+        for slo in &self.slos {
+            writeln!(out, "  slo        {}", slo.line())?;
+        }
+        if let Some(validity) = &self.validity {
+            for line in validity.lines() {
+                writeln!(out, "  validity   {line}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_headline(&self, out: &mut String) -> fmt::Result {
         let Load { offered, ok, unacknowledged, .. } = self.load;
         let duration = time(self.duration_ns);
-        let achieved = rate(self.rate.achieved_per_s);
+        if self.verdict == Verdict::Invalid {
+            return writeln!(
+                out,
+                "{}: {} of {} messages ok in {duration}; rates and times are withheld (STRICT)",
+                self.verdict,
+                thousands(ok),
+                thousands(offered),
+            );
+        }
+        let achieved = rate_cell(self.rate.achieved_per_s);
         if unacknowledged > 0 {
             writeln!(
                 out,
@@ -60,7 +95,7 @@ impl Summary {
         writeln!(out)?;
         row(out, "", NAME_WIDTH, names)?;
         row(out, "messages", NAME_WIDTH, counts.map(thousands))?;
-        let rates = [rate(offered_per_s), String::new(), rate(achieved_per_s)];
+        let rates = [rate_cell(offered_per_s), String::new(), rate_cell(achieved_per_s)];
         row(out, "a second", NAME_WIDTH, rates)
     }
 
@@ -109,10 +144,7 @@ impl Summary {
             cpu_user_s + cpu_system_s,
             rss_peak_bytes as f64 / f64::from(1 << 20)
         )?;
-        if self.environment.build == "debug" {
-            writeln!(out, "  note       this is a debug build: its figures say little")?;
-        }
-        Ok(())
+        self.write_judgement(out)
     }
 }
 
@@ -156,8 +188,8 @@ fn write_sections(out: &mut String, what: &str, sections: &[Section]) -> fmt::Re
         let response = &section.latency.response;
         let cells = [
             time(section.begin_ns),
-            rate(*offered_per_s),
-            rate(*achieved_per_s),
+            rate_cell(*offered_per_s),
+            rate_cell(*achieved_per_s),
             thousands(load.error + load.unanswered + load.unsent),
             response.cell("p50_ns", response.p50_ns),
             response.cell("p99_ns", response.p99_ns),
@@ -178,6 +210,11 @@ impl LatencySummary {
             Some(ns) => time(ns),
         }
     }
+}
+
+/// A rate, or `-` where it is withheld.
+fn rate_cell(per_s: Option<f64>) -> String {
+    per_s.map_or("-".to_owned(), rate)
 }
 
 /// Three significant digits with a unit: `0.95 µs` would be `950 ns`.
@@ -264,11 +301,13 @@ mod tests {
             warmup_ns: 0,
             duration_ns: 2_000_000_000,
             load: Load::new(&sum),
-            rate: Rate { offered_per_s: 1000.0, achieved_per_s: 990.0 },
+            rate: Rate { offered_per_s: Some(1000.0), achieved_per_s: Some(990.0) },
             latency: LatencySummaries::new(&sum),
             errors: sum.tally.counts.errors,
             flows: Vec::new(),
             stages: Vec::new(),
+            slos: Vec::new(),
+            validity: None,
             resources: Resources { cpu_user_s: 0.25, cpu_system_s: 0.5, rss_peak_bytes: 30 << 20 },
             series: Vec::new(),
         }

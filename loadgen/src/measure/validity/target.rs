@@ -44,6 +44,15 @@ impl Shared {
     }
 }
 
+/// Where a target listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listens {
+    /// At this address.
+    pub at: SocketAddr,
+    /// For datagrams; otherwise for connections.
+    pub is_udp: bool,
+}
+
 /// Looks at the target's threads.
 #[derive(Debug)]
 pub struct Watcher {
@@ -56,16 +65,16 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Looks for who listens at `addresses`.
-    pub fn new(addresses: &[SocketAddr], is_udp: bool, cpus: &[usize]) -> Watcher {
-        Watcher::in_proc(Path::new("/proc"), addresses, is_udp, cpus)
+    /// Looks for who listens at `addresses`; `cpus` are those of our shards.
+    pub fn new(addresses: &[Listens], cpus: &[usize]) -> Watcher {
+        Watcher::in_proc(Path::new("/proc"), addresses, cpus)
     }
 
-    fn in_proc(proc: &Path, addresses: &[SocketAddr], is_udp: bool, cpus: &[usize]) -> Watcher {
+    fn in_proc(proc: &Path, addresses: &[Listens], cpus: &[usize]) -> Watcher {
         let mut watcher = Watcher {
             proc: proc.to_owned(),
             cpus: cpus.iter().copied().collect(),
-            found: find(proc, addresses, is_udp),
+            found: find(proc, addresses),
             threads: BTreeMap::new(),
             on_ours_ns: 0,
         };
@@ -127,17 +136,20 @@ impl Watcher {
 }
 
 /// The processes that listen at `addresses`.
-fn find(proc: &Path, addresses: &[SocketAddr], is_udp: bool) -> Result<Vec<u32>, String> {
-    let ports: BTreeSet<u16> =
-        addresses.iter().filter(|it| it.ip().is_loopback()).map(SocketAddr::port).collect();
-    if ports.is_empty() {
-        return Err("the target is not on this machine".to_owned());
-    }
-    let tables: [&str; 2] = if is_udp { ["udp", "udp6"] } else { ["tcp", "tcp6"] };
+fn find(proc: &Path, addresses: &[Listens]) -> Result<Vec<u32>, String> {
     let mut inodes = BTreeSet::new();
-    for table in tables {
-        let text = std::fs::read_to_string(proc.join("net").join(table)).unwrap_or_default();
-        inodes.extend(text.lines().filter_map(|line| listener(line, is_udp, &ports)));
+    let mut is_here = false;
+    for (is_udp, tables) in [(false, ["tcp", "tcp6"]), (true, ["udp", "udp6"])] {
+        let ours = addresses.iter().filter(|it| it.is_udp == is_udp && it.at.ip().is_loopback());
+        let ports: BTreeSet<u16> = ours.map(|it| it.at.port()).collect();
+        is_here |= !ports.is_empty();
+        for table in tables {
+            let text = std::fs::read_to_string(proc.join("net").join(table)).unwrap_or_default();
+            inodes.extend(text.lines().filter_map(|line| listener(line, is_udp, &ports)));
+        }
+    }
+    if !is_here {
+        return Err("the target is not on this machine".to_owned());
     }
     if inodes.is_empty() {
         return Err("nobody is seen to listen at the target's port".to_owned());
@@ -241,7 +253,8 @@ mod tests {
         }
 
         fn watch(&self, target: &str, cpus: &[usize]) -> Watcher {
-            Watcher::in_proc(self.0.path(), &[target.parse().unwrap()], false, cpus)
+            let at = target.parse().unwrap();
+            Watcher::in_proc(self.0.path(), &[Listens { at, is_udp: false }], cpus)
         }
     }
 
@@ -289,7 +302,8 @@ mod tests {
     #[test]
     fn a_listener_of_this_process_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let watcher = Watcher::new(&[listener.local_addr().unwrap()], false, &[0]);
+        let at = listener.local_addr().unwrap();
+        let watcher = Watcher::new(&[Listens { at, is_udp: false }], &[0]);
         let why = watcher.finish(1).unwrap_err();
         assert!(why.contains("within this process"), "{why}");
     }

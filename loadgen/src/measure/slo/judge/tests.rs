@@ -50,7 +50,7 @@ fn portions<'a>(index: u64, parts: &'a [Part], latencies: &'a [Latencies]) -> Ve
         errors: part.errors,
         unanswered: 0,
         unsent: part.unsent,
-        latencies,
+        latencies: Some(latencies),
     })
     .collect()
 }
@@ -73,7 +73,16 @@ fn run(
         let reason = judge.second(index, &portions(index, parts, &latencies));
         aborted = aborted.or(reason.map(|reason| (index, reason)));
     }
-    (judge.finish(&[]), aborted)
+    let so_far = judge.results();
+    let latencies: Vec<Vec<Latencies>> =
+        seconds.iter().map(|parts| parts.iter().map(Part::latencies).collect()).collect();
+    let each = seconds.iter().zip(&latencies).enumerate();
+    let whole: Vec<Portion<'_>> = each
+        .flat_map(|(index, (parts, latencies))| portions(index as u64, parts, latencies))
+        .collect();
+    let results = judge.finish(&whole);
+    assert_eq!(results, so_far, "second by second it is the same as in one");
+    (results, aborted)
 }
 
 fn states(texts: &[&str], seconds: &[Vec<Part>]) -> Vec<SloState> {
