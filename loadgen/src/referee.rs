@@ -76,7 +76,7 @@ impl Referee {
         let plans: Vec<FlowPlan> = config
             .flows
             .iter()
-            .map(|flow| crate::flow_plan(flow, &flow.schedule(config.warmup_secs)))
+            .map(|flow| crate::lanes::flow_plan(flow, &flow.schedule(config.warmup_secs)))
             .collect();
         Referee {
             judge: Judge::new(&config.slo, planned(config, &plans)),
