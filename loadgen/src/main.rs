@@ -3,7 +3,10 @@
 
 use std::process::ExitCode;
 
-use loadgen::config::{self, Wrong};
+use std::ffi::OsString;
+
+use loadgen::calibrate::{Turns, calibrate, store};
+use loadgen::config::{self, Args, Config, Wrong};
 use runtime::exit_code;
 use runtime::stop::Stop;
 
@@ -15,7 +18,13 @@ mod output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let (args, config) = match config::read(std::env::args_os()) {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    // In front, so that every knob may stand behind it.
+    let is_calibration = words.get(1).is_some_and(|word| word == "calibrate");
+    if is_calibration {
+        words.remove(1);
+    }
+    let (args, config) = match config::read(words) {
         Ok(read) => read,
         // clap answers --help and --version, and exits 2 with the knob's name for a wrong value.
         Err(Wrong::Line(error)) => error.exit(),
@@ -27,12 +36,37 @@ fn main() -> ExitCode {
             return complain((format!("cannot catch signals: {error}"), exit_code::CANNOT_START));
         }
     };
+    if is_calibration {
+        return match keep_ceilings(&args, &config, &stop) {
+            Ok(text) => output::say(&text).into(),
+            Err(failed) => complain(failed),
+        };
+    }
     let mut output = match Output::open(Asked::by(&args)) {
         Ok(output) => output,
         Err(failed) => return complain(failed),
     };
     let result = loadgen::run(&config, &stop, &mut output);
     output.finish(result).into()
+}
+
+/// `calibrate`: measures, keeps, and says what it found.
+fn keep_ceilings(args: &Args, config: &Config, stop: &Stop) -> Result<String, output::Failed> {
+    let failed = |text: String| (text, exit_code::CANNOT_START);
+    let state = config.state_dir().ok_or_else(|| failed("no HOME and no STATE_DIR".to_owned()))?;
+    let length = args.duration_secs.filter(|length| !length.is_zero());
+    let turns = Turns { length: length.unwrap_or(Turns::default().length), ..Turns::default() };
+    let mut tell = |line: &str| {
+        if !args.quiet {
+            output::complain(line);
+        }
+    };
+    let found = calibrate(config, turns, stop, &mut tell);
+    let found = found.map_err(|error| (error.to_string(), error.exit_code()))?;
+    let path = store::keep(&state, &found).map_err(|error| {
+        failed(format!("cannot write to {} (STATE_DIR): {error}", state.display()))
+    })?;
+    Ok(format!("{}\n  kept in {}\n", found.text(), path.display()))
 }
 
 fn complain((text, exit_code): output::Failed) -> ExitCode {

@@ -168,6 +168,17 @@ pub(crate) fn complain(text: &str) {
     to_stderr(&format!("logboom-loadgen: {text}\n"));
 }
 
+/// An answer on stdout. Gives the exit code.
+pub(crate) fn say(text: &str) -> u8 {
+    match document::to_stdout(text) {
+        Ok(()) => exit_code::PASS,
+        Err(error) => {
+            complain(&error);
+            exit_code::BROKE
+        }
+    }
+}
+
 impl Observer for Output {
     fn started(&mut self, manifest: &Manifest) {
         let manifest = Arc::new(manifest.clone());

@@ -270,8 +270,8 @@ fn ceiling(config: &Config, environment: &Environment) -> Result<f64, String> {
 }
 
 fn in_flight(config: &Config, totals: &Totals, seen: &[Seen]) -> Result<InFlight, String> {
-    if config.flows.iter().any(|flow| flow.scheme == Scheme::Udp) {
-        return Err("without replies nothing is in flight".to_owned());
+    if config.flows.iter().any(|flow| matches!(flow.scheme, Scheme::Udp | Scheme::Null)) {
+        return Err("without a target that replies nothing is in flight".to_owned());
     }
     let mut service = crate::measure::recorder::Latency::default();
     // The warm-up was looked at, too.

@@ -286,11 +286,8 @@ impl Window {
             // How far it is from the limit.
             let distance = bounds.map_or(0.0, |it| (it.low - slo.limit.value()).abs());
             if self.worst.as_ref().is_none_or(|(worst, _)| distance > *worst) {
-                let text = format!(
-                    "{} in window {}",
-                    tally.detail(slo.metric, slo.limit, bounds, state),
-                    self.index
-                );
+                let detail = tally.detail(slo.metric, slo.limit, bounds, state);
+                let text = format!("window {} is the worst: {detail}", self.index);
                 self.worst = Some((distance, text));
             }
         }
@@ -324,7 +321,7 @@ impl Window {
             detail.push_str(&format!(", {not_assessed} could not be assessed"));
         }
         if let Some((_, worst)) = &self.worst {
-            detail.push_str(&format!(" (worst: {worst}, limit {})", limit.show(limit.value())));
+            detail.push_str(&format!("; {worst}, limit {}", limit.show(limit.value())));
         }
         (state, (*not_assessed == 0).then(|| share(*held)), detail)
     }

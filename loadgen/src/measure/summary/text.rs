@@ -21,9 +21,11 @@ impl Summary {
         self.write_invalid(out)?;
         self.write_headline(out)?;
         self.write_load(out)?;
-        self.write_latency(out)?;
-        write_sections(out, "flow", &self.flows)?;
-        write_sections(out, "stage", &self.stages)?;
+        if self.verdict != Verdict::Invalid {
+            self.write_latency(out)?;
+            write_sections(out, "flow", &self.flows)?;
+            write_sections(out, "stage", &self.stages)?;
+        }
         self.write_notes(out)
     }
 
@@ -32,7 +34,7 @@ impl Summary {
         let Some(validity) = self.validity.as_ref().filter(|validity| !validity.is_valid) else {
             return Ok(());
         };
-        writeln!(out, "INVALID: this run has measured something else than its target:")?;
+        writeln!(out, "INVALID: this run cannot vouch for its figures:")?;
         for signal in validity.bad() {
             writeln!(out, "  {:<13} {}", signal.name, signal.detail)?;
         }
@@ -95,6 +97,9 @@ impl Summary {
         writeln!(out)?;
         row(out, "", NAME_WIDTH, names)?;
         row(out, "messages", NAME_WIDTH, counts.map(thousands))?;
+        if self.verdict == Verdict::Invalid {
+            return Ok(());
+        }
         let rates = [rate_cell(offered_per_s), String::new(), rate_cell(achieved_per_s)];
         row(out, "a second", NAME_WIDTH, rates)
     }

@@ -10,6 +10,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Looks {
     count: u64,
+    /// How often there was anything.
+    hits: u64,
     sum: f64,
     sum_of_squares: f64,
 }
@@ -19,6 +21,7 @@ impl Looks {
     pub fn saw(&mut self, in_flight: u64) {
         let in_flight = in_flight as f64;
         self.count += 1;
+        self.hits += u64::from(in_flight > 0.0);
         self.sum += in_flight;
         self.sum_of_squares += in_flight * in_flight;
     }
@@ -53,6 +56,8 @@ pub struct InFlight {
 const LOOKS_MIN: u64 = 30;
 /// Nor do fewer messages.
 const MESSAGES_MIN: u64 = 100;
+/// Where there is next to nothing in flight, something has to be seen as often as this.
+const HITS_MIN: u64 = 10;
 /// More censored messages than this make the mean time a guess.
 const CENSORED_MAX: f64 = 0.01;
 
@@ -91,6 +96,10 @@ impl InFlight {
         let variance: f64 =
             weighted.map(|(looks, share)| looks.variance_of_mean() * share * share).sum();
         let expected_mean = flights.count as f64 * flights.mean_ns / elapsed_ns;
+        let hits = shards.iter().map(|(looks, _)| looks.hits).sum::<u64>();
+        if expected_mean < 1.0 && hits < HITS_MIN {
+            return Err("messages were too seldom in flight to be seen".to_owned());
+        }
         Ok(InFlight { sampled_mean, expected_mean, error: variance.sqrt() })
     }
 
@@ -125,6 +134,21 @@ mod tests {
         assert!(error(looks, Flights { censored: 11, ..flights }).contains("at least t"));
         let told = InFlight::new(&[(looks, SECOND_NS)], flights).unwrap();
         assert_eq!((told.sampled_mean, told.expected_mean, told.error), (1.0, 1.0, 0.0));
+    }
+
+    #[test]
+    fn what_is_hardly_ever_in_flight_is_not_judged_by_a_few_looks() {
+        let looks = |hits| {
+            let mut looks = Looks::default();
+            (0..200).for_each(|n| looks.saw(u64::from(n < hits)));
+            [(looks, SECOND_NS)]
+        };
+        let seldom = Flights { count: 1000, censored: 0, mean_ns: 50_000.0 };
+        assert!(InFlight::new(&looks(9), seldom).unwrap_err().contains("too seldom"));
+        assert!(InFlight::new(&looks(10), seldom).is_ok());
+        // Fifty are in flight by the histogram, and nobody ever saw one.
+        let often = Flights { mean_ns: 50e6, ..seldom };
+        assert_eq!(InFlight::new(&looks(0), often).unwrap().ratio(), 0.0);
     }
 
     #[test]
