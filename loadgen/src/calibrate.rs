@@ -302,8 +302,13 @@ impl Calibration {
         let Key { batch_size, concurrency, shards, build, .. } = &self.key;
         let mut text = format!(
             "The ceiling of {} for batches of {batch_size} over {concurrency} connections on \
-             {shards} shards ({build}):\n\n  {:<8}{:<8}{:>14}{:>10}\n",
-            self.key.host, "against", "loop", "a second", "spread"
+             {shards} {} ({build}):\n\n  {:<8}{:<8}{:>14}{:>10}\n",
+            self.key.host,
+            if *shards == 1 { "shard" } else { "shards" },
+            "against",
+            "loop",
+            "a second",
+            "spread"
         );
         for Ceiling { against, drive, per_s, spread, .. } in &self.ceilings {
             let against = format!("{against:?}").to_lowercase();

@@ -230,8 +230,8 @@ pub struct Args {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 broke on the way, 2 usage, 3 cannot start here, \
-    10 an SLO or MAX_ERROR_RATE does not hold, 13 measurement invalid (STRICT), 15 target \
-    unreachable, 130/143 interrupted (the partial summary is written).";
+    10 an SLO or MAX_ERROR_RATE does not hold, 13 measurement invalid (STRICT), 14 an SLO \
+    could not be assessed, 15 target unreachable, 130/143 interrupted (the partial summary is written).";
 
 /// XDG_STATE_HOME, or where it lies by default; `None` for a user without a home.
 pub(super) fn state_home() -> Option<PathBuf> {

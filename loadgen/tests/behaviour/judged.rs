@@ -95,8 +95,8 @@ fn stages_and_bursts_have_slos_of_their_own() {
         command.args(["--slo", slo]);
     }
     let json: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
-    let states: Vec<_> = json["slos"].as_array().unwrap().iter().map(|it| &it["state"]).collect();
-    assert_eq!(states, ["held", "held", "held"], "{}", json["slos"]);
+    let told: Vec<_> = json["slos"].as_array().unwrap().iter().map(|it| &it["state"]).collect();
+    assert_eq!(told, ["held", "held", "held"], "{}", json["slos"]);
 
     let run = run_unchecked(
         "--target null:// --burst rate=4k,for=500ms,every=1s,base=200 -z 2s \
@@ -208,7 +208,7 @@ fn ten_times_the_calibrated_ceiling_gives_no_figure() {
         command.env("XDG_STATE_HOME", home.path()).output().unwrap()
     };
     let load = "-c 2 --batch-size 50 --shards 1";
-    let output = run(&format!("calibrate {load} -z 100ms --quiet"));
+    let output = run(&format!("calibrate {load} -z 50ms --quiet"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let text = String::from_utf8(output.stdout).unwrap();
