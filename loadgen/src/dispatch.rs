@@ -251,6 +251,14 @@ impl Backlog {
 #[derive(Debug, Default)]
 struct Spares(Vec<Vec<u64>>);
 
+/// When the pacer has to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) at_ns: u64,
+    /// All workers are idle: nothing is in flight, and no reply can come before.
+    pub(crate) is_quiet: bool,
+}
+
 /// Hands a shard's messages to its workers.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
@@ -343,8 +351,8 @@ impl Dispatch {
         if !seat.is_waiting {
             seat.is_waiting = true;
             state.idle.push_back(worker);
-            if let Some(pacer) = state.pacer.take() {
-                pacer.wake();
+            if let Some(pacer) = &state.pacer {
+                pacer.wake_by_ref();
             }
         }
         Poll::Pending
@@ -358,14 +366,15 @@ impl Dispatch {
         }
     }
 
-    /// Gives what is due to idle workers. Returns when to look again, `None` once the load is over,
-    /// and waits while no worker is idle: then whoever becomes free takes it.
+    /// Gives what is due to idle workers. Says when to look again, `None` once the load is over, and
+    /// waits while no worker is idle: then whoever becomes free takes it. Wakes whenever a worker
+    /// becomes idle, and at the end.
     pub(crate) fn poll_pace(
         &self,
         now_ns: u64,
         waker: &Waker,
         missed: Missed<'_>,
-    ) -> Poll<Option<u64>> {
+    ) -> Poll<Option<Look>> {
         let state = &mut *self.state.borrow_mut();
         state.note(now_ns);
         if state.ended_ns.is_some() {
@@ -377,12 +386,14 @@ impl Dispatch {
         open.miss(u64::MAX, now_ns, missed);
         open.look(now_ns);
         hand_out(open, idle, seats, spares, open.gate_ns, now_ns);
-        if idle.is_empty() {
+        if !pacer.as_ref().is_some_and(|pacer| pacer.will_wake(waker)) {
             *pacer = Some(waker.clone());
+        }
+        if idle.is_empty() {
             return Poll::Pending;
         }
-        let opens_ns = open.opens_ns(open.stream.next_ns());
-        Poll::Ready(Some(opens_ns.min(open.end_ns)))
+        let at_ns = open.opens_ns(open.stream.next_ns()).min(open.end_ns);
+        Poll::Ready(Some(Look { at_ns, is_quiet: idle.len() == seats.len() }))
     }
 
     /// When the load ended, if it has; looks whether it is over at `now_ns`.
@@ -534,7 +545,9 @@ mod tests {
         fn pace(&mut self, now_ns: u64) -> Poll<Option<u64>> {
             let missed = &mut self.missed;
             let mut missed = |stage, due_ns, n| missed.push((stage, due_ns, n));
-            self.dispatch.poll_pace(now_ns, Waker::noop(), &mut missed)
+            self.dispatch
+                .poll_pace(now_ns, Waker::noop(), &mut missed)
+                .map(|look| look.map(|look| look.at_ns))
         }
 
         fn unclaimed(&self) -> Vec<(usize, u64, u64)> {

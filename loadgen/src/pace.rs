@@ -3,19 +3,23 @@
 //! Owns a lane's pacer: one task that sleeps until the dispatch wants to be looked at again. Leaves
 //! what is due, and to whom it goes, to the dispatch.
 //!
-//! A sleep of glommio overshoots by 35 µs and more, and costs 25 to 60 µs of CPU. *Thrifty* accepts
-//! both, once in a slot of a millisecond. *Precise* sleeps only until shortly before the time, and
+//! A sleep of glommio overshoots by 35 µs and more, and costs 25 to 60 µs of CPU: seven system calls
+//! on three rings. *Thrifty* looks once in a slot of a millisecond, and where nothing is in flight,
+//! so that no reply can come, it naps until then without the executor: one system call. *Precise* sleeps only until shortly before the time, and
 //! spends the rest awake, in steps between which the executor polls its rings ([`spin`]).
 //!
 //! Invariant: it never looks before the time that it was given, unless it is woken.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use glommio::timer::{Timer, sleep};
 
+use crate::dispatch::Look;
 use crate::measure::pacing::PacingReport;
 use crate::plan::shape::Pacing;
 use crate::worker::Shop;
@@ -23,6 +27,8 @@ use crate::worker::Shop;
 /// Thrifty: a message that is due waits at most this long for those behind it, and an idle shard
 /// wakes at most a thousand times a second.
 const THRIFTY_SLOT_NS: u64 = 1_000_000;
+/// Thrifty naps no longer: meanwhile nobody looks at the end of a second or at a stop request.
+const NAP_NS_MAX: u64 = THRIFTY_SLOT_NS;
 /// Precise: a few messages a write where there are hundreds of thousands a second.
 const PRECISE_SLOT_NS: u64 = 20_000;
 /// Precise sleeps until so long before the time: more than a sleep mostly overshoots.
@@ -30,6 +36,22 @@ const SPIN_NS: u64 = 150_000;
 
 /// One step of waiting awake.
 const STEP: Duration = Duration::from_micros(2);
+
+/// When a pacer last slept without the executor, ns since the start of the run.
+#[derive(Debug, Default)]
+pub(crate) struct Nap(Cell<(u64, u64)>);
+
+impl Nap {
+    fn set(&self, nap: Range<u64>) {
+        self.0.set((nap.start, nap.end));
+    }
+
+    /// The latest nap.
+    pub(crate) fn get(&self) -> Range<u64> {
+        let (begin_ns, end_ns) = self.0.get();
+        begin_ns..end_ns
+    }
+}
 
 /// How long what becomes due is collected.
 pub(crate) fn slot_ns(pacing: Pacing) -> u64 {
@@ -39,34 +61,74 @@ pub(crate) fn slot_ns(pacing: Pacing) -> u64 {
     }
 }
 
-/// Hands out what is due. Never ends.
-pub(crate) async fn pace<H>(shop: &Shop<H>, pacing: Pacing, report: &RefCell<PacingReport>) {
-    loop {
-        let next = poll_fn(|cx| {
-            let now_ns = shop.clock.now_ns();
-            shop.dispatch.poll_pace(now_ns, cx.waker(), &mut shop.missed(now_ns))
-        });
-        let Some(next_ns) = next.await else { return std::future::pending().await };
+/// Hands out what is due. Never ends. `is_alone`: no other lane is on this shard.
+pub(crate) async fn pace<H>(
+    shop: &Shop<H>,
+    pacing: Pacing,
+    is_alone: bool,
+    report: &RefCell<PacingReport>,
+) {
+    let look = |waker: &Waker| {
         let now_ns = shop.clock.now_ns();
-        let sleep_ns = match pacing {
-            Pacing::Thrifty => next_ns.saturating_sub(now_ns),
-            Pacing::Precise => next_ns.saturating_sub(now_ns + SPIN_NS),
-        };
-        if sleep_ns > 0 {
-            sleep(Duration::from_nanos(sleep_ns)).await;
-            let late_ns = shop.clock.now_ns().saturating_sub(now_ns + sleep_ns);
-            report.borrow_mut().woke(late_ns);
+        let look = shop.dispatch.poll_pace(now_ns, waker, &mut shop.missed(now_ns));
+        look.map(|look| look.map(|look| (now_ns, look)))
+    };
+    match pacing {
+        Pacing::Thrifty => {
+            let mut alarm: Option<(Timer, u64)> = None;
+            poll_fn(|cx| {
+                if let Some((timer, at_ns)) = &mut alarm
+                    && Pin::new(timer).poll(cx).is_ready()
+                {
+                    report.borrow_mut().woke(shop.clock.now_ns().saturating_sub(*at_ns));
+                    alarm = None;
+                }
+                // One nap at a time: the executor has others to serve.
+                let mut may_nap = is_alone;
+                loop {
+                    let Some((now_ns, Look { at_ns, is_quiet })) = ready!(look(cx.waker())) else {
+                        return Poll::Ready(());
+                    };
+                    let wait_ns = at_ns.saturating_sub(now_ns);
+                    if may_nap && is_quiet && wait_ns <= NAP_NS_MAX {
+                        std::thread::sleep(Duration::from_nanos(wait_ns));
+                        let end_ns = shop.clock.now_ns();
+                        shop.nap.set(now_ns..end_ns);
+                        report.borrow_mut().woke(end_ns.saturating_sub(at_ns));
+                        may_nap = false;
+                        continue;
+                    }
+                    if alarm.as_ref().is_none_or(|(_, known_ns)| *known_ns != at_ns) {
+                        alarm = Some((Timer::new(Duration::from_nanos(wait_ns)), at_ns));
+                    }
+                    let timer = &mut alarm.as_mut().expect("just set").0;
+                    match Pin::new(timer).poll(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(_) => alarm = None,
+                    }
+                }
+            })
+            .await;
         }
-        if pacing == Pacing::Precise {
-            let from_ns = shop.clock.now_ns();
-            let mut now_ns = from_ns;
-            while now_ns < next_ns {
-                spin().await;
-                now_ns = shop.clock.now_ns();
+        Pacing::Precise => {
+            while let Some((now_ns, Look { at_ns, .. })) = poll_fn(|cx| look(cx.waker())).await {
+                let sleep_ns = at_ns.saturating_sub(now_ns + SPIN_NS);
+                if sleep_ns > 0 {
+                    sleep(Duration::from_nanos(sleep_ns)).await;
+                    let late_ns = shop.clock.now_ns().saturating_sub(now_ns + sleep_ns);
+                    report.borrow_mut().woke(late_ns);
+                }
+                let from_ns = shop.clock.now_ns();
+                let mut now_ns = from_ns;
+                while now_ns < at_ns {
+                    spin().await;
+                    now_ns = shop.clock.now_ns();
+                }
+                report.borrow_mut().spun_ns += now_ns - from_ns;
             }
-            report.borrow_mut().spun_ns += now_ns - from_ns;
         }
     }
+    std::future::pending().await
 }
 
 /// Waits for a moment without giving up the core, then lets the executor poll its rings once.
@@ -89,7 +151,6 @@ async fn spin() {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
     use std::rc::Rc;

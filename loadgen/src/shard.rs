@@ -32,7 +32,7 @@ use crate::measure::recorder::{Latencies, Recorder};
 use crate::measure::stages::Stage;
 use crate::measure::validity::little::Looks;
 use crate::measure::validity::run_queue::Begun;
-use crate::pace::{self, pace};
+use crate::pace::{self, Nap, pace};
 use crate::plan::payloads::Payloads;
 use crate::plan::random::Random;
 use crate::plan::schedule::stream::Stream;
@@ -131,14 +131,15 @@ pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
     // A coordinator that is gone needs no news: it has panicked.
     let _ = first.news.send(News::Ready);
     let Ok(clock) = first.go.recv().await else { panic!("the coordinator is gone") };
+    let is_alone = lanes.len() == 1;
     let lanes: Vec<_> = lanes
         .into_iter()
         .map(|orders| {
             glommio::spawn_local(async move {
                 match orders.scheme {
-                    Scheme::Tcp | Scheme::Tls => lane::<Tcp>(orders, clock).await,
-                    Scheme::Udp => lane::<Udp>(orders, clock).await,
-                    Scheme::Null => lane::<Null>(orders, clock).await,
+                    Scheme::Tcp | Scheme::Tls => lane::<Tcp>(orders, is_alone, clock).await,
+                    Scheme::Udp => lane::<Udp>(orders, is_alone, clock).await,
+                    Scheme::Null => lane::<Null>(orders, is_alone, clock).await,
                 }
             })
         })
@@ -161,7 +162,7 @@ fn thread_cpu_ns() -> u64 {
 }
 
 /// Runs a lane to its end.
-async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
+async fn lane<H: Hammer>(orders: Orders, is_alone: bool, clock: Clock) -> Report {
     let begun = Begun::now();
     let shop = Rc::new(open_shop::<H>(&orders, clock));
     let workers: Vec<_> = (0..orders.workers)
@@ -176,7 +177,7 @@ async fn lane<H: Hammer>(orders: Orders, clock: Clock) -> Report {
     };
     let mut looks = Looks::default();
     let look = look(&shop, &orders, &mut looks);
-    all.or(pace(&shop, orders.pacing, &pacing)).or(watch.keep()).or(look).await;
+    all.or(pace(&shop, orders.pacing, is_alone, &pacing)).or(watch.keep()).or(look).await;
     let untold = watch.untold;
     let looked_ns = shop.clock.now_ns();
     let seen = Seen { ran: begun.and_then(Begun::end), looks, looked_ns };
@@ -226,6 +227,7 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         kit: Kit::new(orders.payloads.clone(), orders.compress, orders.datagram_bytes),
         recorder: RefCell::new(Recorder::new(orders.stages.len())),
         rest: Rest::new(orders.think_time, seed),
+        nap: Nap::default(),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
     }
 }
@@ -236,8 +238,16 @@ async fn look<H>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks) {
     loop {
         // Exponential, from a number in (0, 1]; at most 23 means.
         let uniform = (random.below(1 << 32) + 1) as f64 / (1u64 << 32) as f64;
-        sleep(LOOK.mul_f64(-uniform.ln())).await;
-        looks.saw(shop.recorder.borrow().counts().in_flight());
+        let wait = LOOK.mul_f64(-uniform.ln());
+        let at_ns = shop.clock.now_ns() + nanos(wait);
+        sleep(wait).await;
+        // The pacer naps only while nothing is in flight, and wakes to put something there: what is
+        // seen after a nap is not what was to be seen in it.
+        let in_flight = match shop.nap.get().contains(&at_ns) {
+            true => 0,
+            false => shop.recorder.borrow().counts().in_flight(),
+        };
+        looks.saw(in_flight);
     }
 }
 

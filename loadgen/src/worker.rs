@@ -20,6 +20,7 @@ use crate::config::ThinkTime;
 use crate::dispatch::Dispatch;
 use crate::hammer::{Batch, Broken, Claim, Hammer, Kit};
 use crate::measure::recorder::{Recorder, code};
+use crate::pace::Nap;
 use crate::plan::random::Random;
 use crate::pool::Pool;
 
@@ -31,6 +32,7 @@ pub(crate) struct Shop<H> {
     pub(crate) kit: Kit,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) rest: Rest,
+    pub(crate) nap: Nap,
     pub(crate) watched: Vec<Watched>,
 }
 
