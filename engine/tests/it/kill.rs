@@ -6,7 +6,7 @@
 //! of this file kill, all together; `LOGBOOM_SEED` repeats the choices of an earlier run (not its
 //! timing: the machine has a say in that).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -169,7 +169,8 @@ impl Judge {
 
     /// Reads what is new in the segments. Nothing in them may be less than a whole line.
     fn look(&mut self, log_dir: &Path) {
-        let all = segments(log_dir);
+        // A set: there may be ten thousand of them.
+        let all: BTreeSet<PathBuf> = segments(log_dir).into_iter().collect();
         for path in self.read_to.keys() {
             assert!(all.contains(path), "{} has gone", path.display());
         }
