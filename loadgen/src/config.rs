@@ -21,6 +21,7 @@ use crate::measure::slo::Slo;
 use crate::plan::shape::Pacing;
 
 mod args;
+mod commands;
 mod endpoint;
 mod flow;
 mod scenario;
@@ -28,6 +29,7 @@ mod serial;
 mod taste;
 
 pub use args::Args;
+pub use commands::Command;
 pub use endpoint::{Endpoint, Scheme};
 pub use flow::{Connect, Flow, ThinkTime};
 pub use taste::{Taste, taste};

@@ -117,6 +117,16 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     Ok(outcome::sum_up(&config, coordinator, reports, manifest))
 }
 
+/// What [`run`] would make of `config` on this machine; a run id is drawn only there.
+///
+/// # Errors
+/// The values make no sense, or the cpus cannot be asked for.
+pub fn resolved(config: &Config) -> Result<Config, Error> {
+    config.check()?;
+    let cpus = Cpus::detect().map_err(Error::Cpus)?;
+    Ok(Config { run_id: config.run_id.clone(), ..resolve(config, &cpus) })
+}
+
 /// The configuration with nothing left open.
 fn resolve(config: &Config, cpus: &Cpus) -> Config {
     let mut config = config.clone();

@@ -1,16 +1,15 @@
 //! `logboom-loadgen`: reads the knobs, runs, tells, exits. Nothing else exits, and only what is
 //! below [`output`] prints.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use std::ffi::OsString;
-
 use loadgen::calibrate::{Turns, calibrate, store};
-use loadgen::config::{self, Args, Config, Wrong};
+use loadgen::config::{self, Args, Command, Config, Wrong};
 use runtime::exit_code;
 use runtime::stop::Stop;
 
-use crate::output::{Asked, Output};
+use crate::output::{Asked, Output, ask};
 
 mod output;
 
@@ -19,8 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().collect();
-    // In front, so that every knob may stand behind it.
-    let is_calibration = words.get(1).is_some_and(|word| word == "calibrate");
+    // In front, every knob may stand behind it.
+    let mut is_calibration = words.get(1).is_some_and(|word| word == "calibrate");
     if is_calibration {
         words.remove(1);
     }
@@ -30,6 +29,12 @@ fn main() -> ExitCode {
         Err(Wrong::Line(error)) => error.exit(),
         Err(Wrong::Run(error)) => return complain((error.to_string(), error.exit_code())),
     };
+    is_calibration |= args.command == Some(Command::Calibrate);
+    match ask::answer(&args, &config) {
+        None => {}
+        Some(Ok(text)) => return output::say(&text).into(),
+        Some(Err(error)) => return complain((error.to_string(), error.exit_code())),
+    }
     let stop = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => {

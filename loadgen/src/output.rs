@@ -11,6 +11,7 @@
 //! Invariant: stdout is exactly one thing: the text, one JSON document (`--json -`), or events; and
 //! whatever cannot be written stops no load, is said, and makes the exit code 1.
 
+pub(crate) mod ask;
 mod document;
 mod events;
 mod folder;
@@ -18,7 +19,6 @@ mod live;
 mod screen;
 mod seen;
 mod sink;
-mod words;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use self::document::{Json, to_stderr};
 use self::events::Events;
 use self::folder::{Folder, Refused};
 use self::screen::Screen;
-use self::seen::Seen;
+use self::seen::{Pace, Seen};
 use self::sink::{Crier, Ending, Sink, Told};
 
 /// What was asked for.
@@ -71,6 +71,7 @@ pub(crate) struct Output {
     folder: Option<Sink>,
     json: Option<Json>,
     manifest: Option<Arc<Manifest>>,
+    pace: Pace,
 }
 
 /// A text and the exit code that belongs to it.
@@ -109,7 +110,7 @@ impl Output {
             Sink::start("folder", folder).map_err(no_thread)
         });
         let folder = folder.transpose()?;
-        Ok(Output { screen, events, folder, json, manifest: None })
+        Ok(Output { screen, events, folder, json, manifest: None, pace: Pace::default() })
     }
 
     fn tell(&self, told: &Told) {
@@ -187,8 +188,10 @@ impl Observer for Output {
     }
 
     fn second(&mut self, progress: &Progress<'_>) {
-        let is_kept = self.folder.is_some();
-        let seen = Seen::of(progress, self.manifest.as_deref().filter(|_| is_kept));
+        let mut seen = Seen::of(progress);
+        if let (Some(_), Some(manifest)) = (&self.folder, &self.manifest) {
+            seen.kept = Some(self.pace.keep(progress, manifest));
+        }
         self.tell(&Told::Second(Arc::new(seen)));
     }
 }

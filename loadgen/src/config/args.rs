@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 use proto::hello::{Durability, Replies};
 use runtime::units;
 
+use super::commands::Command;
 use super::endpoint::{Endpoint, endpoint};
 use super::flow::{Connect, ThinkTime};
 use crate::measure::slo::Slo;
@@ -222,11 +223,29 @@ pub struct Args {
           default_value = "1400", value_parser = units::bytes_usize)]
     pub udp_datagram_bytes: usize,
 
+    /// Print what the run would do, in words, and send nothing
+    #[arg(long, conflicts_with_all = ["print_config", "schema"])]
+    pub explain: bool,
+
+    /// Print the resolved run, as a scenario file (toml) or as JSON, and send nothing
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "toml", value_parser = ["toml", "json"],
+          conflicts_with = "schema")]
+    pub print_config: Option<String>,
+
+    /// Print the JSON Schema of the summary
+    #[arg(long)]
+    pub schema: bool,
+
     /// No line a second on stderr
     #[arg(short, long, env = "QUIET", value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true")]
     pub quiet: bool,
+
+    /// Instead of a run
+    #[command(subcommand)]
+    pub command: Option<Command>,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 broke on the way, 2 usage, 3 cannot start here, \

@@ -1,9 +1,10 @@
 //! Where a run took place: what somebody needs to know who compares two summaries.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Machine, build and layout of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
     /// The machine's name.
     pub host: String,
@@ -26,7 +27,7 @@ pub struct Environment {
 }
 
 /// The target's answer to a hello.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Granted {
     /// `each` or `range`.
     pub replies: String,

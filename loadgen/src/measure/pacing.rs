@@ -3,10 +3,11 @@
 //! What it achieved is the lag (sent − due) in the latencies; this says how much of it is the
 //! pacer's own, and what was paid.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One lane's pacer, or the sum of several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PacingReport {
     /// How often a pacer slept until something was due.

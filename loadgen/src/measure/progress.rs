@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recorder::{Counts, Interval, Latencies, StageInterval, Tally};
@@ -26,7 +27,7 @@ use super::stages::FlowPlan;
 use super::summary;
 
 /// One second of a run; counts are of this second, except `in_flight`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Second {
     /// When the second ended, ns since the start; the last one may be shorter.
     pub end_ns: u64,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
@@ -18,18 +19,19 @@ use crate::observer::Manifest;
 
 pub mod figures;
 pub mod latency;
+pub mod schema;
 pub mod text;
 
 pub use figures::{Figures, Load, Rate, Section, Span};
 pub(crate) use figures::{is_zero, share};
 pub(crate) use latency::percentile_of_second;
 pub use latency::{LatencySummaries, LatencySummary};
-pub(crate) use text::{rate, thousands, time};
+pub use text::{rate, thousands, time};
 
 /// The version of the JSON document; it changes when a field changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 /// What a run came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It ran as asked, and every SLO and MAX_ERROR_RATE held.
@@ -61,7 +63,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Who measured.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
     /// `logboom-loadgen`.
     pub name: String,
@@ -70,7 +72,7 @@ pub struct Tool {
 }
 
 /// A run, summed up: the JSON document, field by field.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,

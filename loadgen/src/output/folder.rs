@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manifest.json    before the load: what was resolved, where, by which command
-//! checkpoint.json  each second: a whole summary so far, verdict `interrupted`, without its series
+//! checkpoint.json  each second: a summary so far, verdict `interrupted`, without its series
 //! series.csv       a row a second
 //! latency.hlog     HdrHistogram's interval log: response, and tagged service and lag
 //! summary.json     at the end; the checkpoint goes

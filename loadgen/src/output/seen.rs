@@ -3,7 +3,7 @@
 //! Owns what is taken along. The heavy parts (histograms, a summary so far) are made only for a run
 //! that is kept in a folder.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loadgen::measure::progress::Second;
 use loadgen::measure::recorder::{self, Latencies, Latency};
@@ -34,15 +34,15 @@ pub(crate) struct Seen {
 /// What a folder keeps of a second.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
-    /// The run so far.
+    /// The run so far, without its series; not each second where making it takes long.
     pub(crate) checkpoint: Option<Box<Summary>>,
     /// The histograms of the second, without warm-up.
     pub(crate) latencies: Three,
 }
 
 impl Seen {
-    /// Takes along what is needed; with a `manifest` also what a folder keeps.
-    pub(crate) fn of(progress: &Progress<'_>, manifest: Option<&Manifest>) -> Seen {
+    /// Takes along what every place needs.
+    pub(crate) fn of(progress: &Progress<'_>) -> Seen {
         Seen {
             elapsed: progress.elapsed,
             second: progress.second.clone(),
@@ -50,11 +50,34 @@ impl Seen {
             errors: progress.errors,
             error_rate: progress.error_rate,
             line: progress.to_string(),
-            kept: manifest.map(|manifest| Kept {
-                checkpoint: Some(Box::new(Summary::so_far(manifest, progress))),
-                latencies: three(progress),
-            }),
+            kept: None,
         }
+    }
+}
+
+/// Checkpoints take at most one part in so many of a core: a run of many stages has many
+/// histograms to sum up.
+const SHARE: u32 = 50;
+
+/// When the next checkpoint may be made.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    rests_until: Option<Instant>,
+}
+
+impl Pace {
+    /// What a folder keeps of this second.
+    pub(crate) fn keep(&mut self, progress: &Progress<'_>, manifest: &Manifest) -> Kept {
+        let begin = Instant::now();
+        let rests = self.rests_until.is_some_and(|until| begin < until);
+        let checkpoint = (!rests).then(|| {
+            let mut summary = Box::new(Summary::so_far(manifest, progress));
+            // It grows with the run, and stands in the rows.
+            summary.series = Vec::new();
+            self.rests_until = Some(begin + begin.elapsed() * SHARE);
+            summary
+        });
+        Kept { checkpoint, latencies: three(progress) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod ask;
 mod judged;
 mod keys;
 mod liar;
@@ -15,7 +16,6 @@ mod screen;
 mod sealed;
 mod server;
 mod shapes;
-mod single_server;
 mod tls;
 mod tool;
 mod transport;

@@ -63,6 +63,7 @@ fn a_folder_holds_the_whole_run() {
     let out = folder.path().join("results/first");
     let run = run(server.port, &["-z", "1500ms", "-r", "400", "--out", out.to_str().unwrap()]);
     assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    // The checkpoint has gone.
     let expected = ["latency.hlog", "manifest.json", "series.csv", "summary.json"];
     assert_eq!(names(&out), expected);
 
@@ -121,6 +122,43 @@ fn the_histogram_log_adds_up_to_the_summary_and_the_standard_parser_reads_it() {
             assert_eq!(sum.value_at_quantile(quantile), total.value_at_quantile(quantile));
         }
     }
+}
+
+#[test]
+fn a_killed_run_leaves_a_usable_partial_result() {
+    let server = Server::honest();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let args = ["-z", "1m", "-r", "400", "--out", out.to_str().unwrap(), "--quiet"];
+    let mut child = start(server.port, &args);
+    let rows = || fs::read_to_string(out.join("series.csv")).unwrap_or_default().lines().count();
+    await_that("two seconds are told", || rows() > 2);
+    await_that("a checkpoint comes", || out.join("checkpoint.json").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let manifest = json(&out.join("manifest.json"));
+    let checkpoint = json(&out.join("checkpoint.json"));
+    assert!(!out.join("summary.json").exists(), "{:?}", names(out));
+    assert_eq!(checkpoint["verdict"], "interrupted");
+    assert_eq!(checkpoint["config"], manifest["config"]);
+    assert_eq!(checkpoint["config"]["run_id"], manifest["run_id"]);
+    let load = |name: &str| checkpoint["load"][name].as_u64().unwrap();
+    assert!(load("ok") >= 300, "{}", checkpoint["load"]);
+    assert_eq!(load("offered"), load("sent") + load("unsent"));
+    let settled = load("ok") + load("filtered") + load("error") + load("unanswered");
+    assert_eq!(load("sent"), settled);
+    let achieved = checkpoint["rate"]["achieved_per_s"].as_f64().unwrap();
+    assert!((200.0..600.0).contains(&achieved), "{achieved}");
+    assert!(checkpoint["latency"]["response"]["p50_ns"].is_u64(), "{}", checkpoint["latency"]);
+
+    // Every line of the others is whole, but perhaps the last.
+    let csv = fs::read_to_string(out.join("series.csv")).unwrap();
+    let seconds = column(&csv, "end_ns");
+    assert_eq!(seconds[..2], ["1000000000", "2000000000"]);
+    let log = fs::read_to_string(out.join("latency.hlog")).unwrap();
+    let intervals = log.lines().filter(|line| line.contains("HISTF")).count();
+    assert!(intervals >= 2, "{log}");
 }
 
 #[test]

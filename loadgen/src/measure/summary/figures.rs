@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::LatencySummaries;
@@ -15,7 +16,7 @@ use crate::measure::recorder::Counts;
 
 /// Counts of messages: `offered = sent + unsent`,
 /// `sent = ok + filtered + error + unanswered + unacknowledged`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Load {
     /// Due within the run.
     pub offered: u64,
@@ -72,7 +73,7 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// Messages a second over `duration_ns`; `null` where they are withheld.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rate {
     /// Offered, over the time in which load was offered.
     pub offered_per_s: Option<f64>,
@@ -85,7 +86,7 @@ fn per_second(count: u64, duration_ns: u64) -> Option<f64> {
 }
 
 /// A flow of several, or a stage of several.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Section {
     /// Of the flow or the stage.
     pub name: String,

@@ -9,6 +9,7 @@
 use base64::Engine as _;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::progress::Sum;
@@ -31,7 +32,7 @@ const PERCENTILES: [(&str, u64); 6] = [
 const WHOLE: u64 = 10_000;
 
 /// The three kinds of latency.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencySummaries {
     /// done − due: what a user of the target feels.
     pub response: LatencySummary,
@@ -63,7 +64,7 @@ impl LatencySummaries {
 }
 
 /// One kind of latency. `None` is what the sample cannot support.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencySummary {
     /// Messages, the censored ones among them.
     pub count: u64,

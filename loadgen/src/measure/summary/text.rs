@@ -223,7 +223,7 @@ fn rate_cell(per_s: Option<f64>) -> String {
 }
 
 /// Three significant digits with a unit: `0.95 µs` would be `950 ns`.
-pub(crate) fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     let value = ns as f64;
     let (value, unit) = match ns {
         0..1_000 => return format!("{ns} ns"),
@@ -239,7 +239,7 @@ pub(crate) fn time(ns: u64) -> String {
 }
 
 /// `1,234,567`.
-pub(crate) fn thousands(value: u64) -> String {
+pub fn thousands(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -252,7 +252,7 @@ pub(crate) fn thousands(value: u64) -> String {
 }
 
 /// A rate: whole from a hundred up.
-pub(crate) fn rate(per_s: f64) -> String {
+pub fn rate(per_s: f64) -> String {
     if per_s < 99.95 {
         return format!("{per_s:.1}");
     }

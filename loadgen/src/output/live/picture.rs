@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use loadgen::Verdict;
+use loadgen::summary::{thousands, time};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
@@ -21,7 +22,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Sparkline, Widget as _};
 
 use super::State;
-use crate::output::words::{thousands, time};
 
 const ROWS: u16 = 6;
 /// A line of the past that is shorter shows nothing.
