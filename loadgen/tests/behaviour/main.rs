@@ -16,6 +16,7 @@ mod screen;
 mod sealed;
 mod server;
 mod shapes;
+mod single_server;
 mod tls;
 mod tool;
 mod transport;
