@@ -20,7 +20,7 @@ use proto::hello::{Hello, Welcome};
 use self::pack::Packer;
 use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Answer, Recorder, code};
+use crate::measure::recorder::{Answer, Cause, Causes, Recorder, code};
 use crate::plan::payloads::{Author, Payloads, Stamp};
 use crate::tls::Tls;
 
@@ -235,6 +235,11 @@ pub(crate) struct Batch<'a> {
     written: u64,
     answered: u64,
     has_progressed: bool,
+    /// When it had a connection.
+    begun_ns: u64,
+    /// How long the socket took no more, up to the latest write, and since when it takes none now.
+    blocked_ns: u64,
+    blocked_since_ns: Option<u64>,
     write_ns: u64,
     /// When the latest part of a member went.
     part_ns: u64,
@@ -268,6 +273,9 @@ impl<'a> Batch<'a> {
             written: 0,
             answered: 0,
             has_progressed: false,
+            begun_ns: now_ns,
+            blocked_ns: 0,
+            blocked_since_ns: None,
             write_ns: now_ns,
             part_ns: now_ns,
             read_ns: now_ns,
@@ -320,6 +328,14 @@ impl<'a> Batch<'a> {
     /// Called just before a write.
     pub(crate) fn before_write(&mut self) {
         self.write_ns = self.clock.now_ns();
+        if let Some(since_ns) = self.blocked_since_ns.take() {
+            self.blocked_ns += self.write_ns - since_ns;
+        }
+    }
+
+    /// That write left something over, or nothing of it was taken: the socket is full.
+    pub(crate) fn blocked(&mut self) {
+        self.blocked_since_ns.get_or_insert(self.write_ns);
     }
 
     /// That write took the last bytes of `n` more messages.
@@ -345,8 +361,12 @@ impl<'a> Batch<'a> {
         assert!(range.end <= self.encoded, "only what was encoded is written");
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
-        recorder.sending();
-        self.claim.runs(range.clone(), |due_ns, n| recorder.sent(due_ns, at_ns, n));
+        let mut lateness = Lateness::new(self.claim, self.begun_ns, self.blocked_ns, at_ns);
+        self.claim.runs(range.clone(), |due_ns, n| {
+            recorder.sent(due_ns, at_ns, n);
+            lateness.add(due_ns, n);
+        });
+        recorder.sending(lateness.causes());
         self.written = range.end;
         self.identity.writes.push_back(Write { end: range.end, at_ns });
     }
@@ -454,6 +474,62 @@ impl<'a> Batch<'a> {
         debug_assert!(self.identity.writes.is_empty());
         self.identity.next_seq = self.first_seq + self.claim.count;
         self.identity.ledger.sent = self.identity.next_seq;
+    }
+}
+
+/// Why the messages of one write are late.
+///
+/// ```text
+/// due ── window full ── free ── shard busy ── claimed ── connecting ── begun ── shard busy, socket ── sent
+/// ```
+///
+/// A message that becomes due later than one of these moments begins its way there. All but the
+/// deadlines are the same for all messages of the write.
+struct Lateness {
+    free_ns: u64,
+    sent_ns: u64,
+    connecting_ns: u64,
+    socket_ns: u64,
+    count: u64,
+    lag: Cause,
+    window_full: Cause,
+}
+
+impl Lateness {
+    fn new(claim: &Claim, begun_ns: u64, blocked_ns: u64, sent_ns: u64) -> Lateness {
+        Lateness {
+            free_ns: claim.free_ns,
+            sent_ns,
+            connecting_ns: begun_ns.saturating_sub(claim.claimed_ns),
+            socket_ns: blocked_ns.min(sent_ns.saturating_sub(begun_ns)),
+            count: 0,
+            lag: Cause::default(),
+            window_full: Cause::default(),
+        }
+    }
+
+    fn add(&mut self, due_ns: u64, n: u64) {
+        let many = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(n), max_ns: ns };
+        self.count += n;
+        self.lag.add(many(self.sent_ns.saturating_sub(due_ns)));
+        self.window_full.add(many(self.free_ns.saturating_sub(due_ns)));
+    }
+
+    fn causes(&self) -> Causes {
+        let all = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(self.count), max_ns: ns };
+        let (connecting, socket) = (all(self.connecting_ns), all(self.socket_ns));
+        // What is left. The earliest deadline has the most of all.
+        let shard_busy = Cause {
+            sum_ns: self
+                .lag
+                .sum_ns
+                .saturating_sub(self.window_full.sum_ns + connecting.sum_ns + socket.sum_ns),
+            max_ns: self
+                .lag
+                .max_ns
+                .saturating_sub(self.window_full.max_ns + connecting.max_ns + socket.max_ns),
+        };
+        Causes { window_full: self.window_full, shard_busy, connecting, socket }
     }
 }
 
@@ -628,5 +704,49 @@ mod tests {
         assert_eq!((totals.tally.counts.sent, totals.tally.counts.errors["refused"]), (10, 10));
         assert_eq!(totals.latencies.lag.censored.len(), 10);
         assert_eq!(totals.latencies.service.censored.len(), 0);
+    }
+
+    #[test]
+    fn lag_is_split_by_what_the_message_waited_for() {
+        let dues = Dues::Each(vec![100, 400, 900]);
+        let claim = Claim { count: 3, stage: 0, dues, free_ns: 500, claimed_ns: 1_000 };
+        // A connection at 3,000; the socket was full for 250 before the write at 5,000.
+        let mut lateness = Lateness::new(&claim, 3_000, 250, 5_000);
+        claim.runs(0..3, |due_ns, n| lateness.add(due_ns, n));
+        let Causes { window_full, shard_busy, connecting, socket } = lateness.causes();
+        assert_eq!((window_full.sum_ns, window_full.max_ns), (400 + 100, 400));
+        assert_eq!((connecting.sum_ns, connecting.max_ns), (3 * 2_000, 2_000));
+        assert_eq!((socket.sum_ns, socket.max_ns), (3 * 250, 250));
+        // From free or due to claimed, and from the connection to the write but for the socket.
+        assert_eq!((shard_busy.sum_ns, shard_busy.max_ns), (500 + 500 + 100 + 3 * 1_750, 2_250));
+        let parts = [window_full, shard_busy, connecting, socket];
+        let lags = (5_000 - 100) + (5_000 - 400) + (5_000 - 900);
+        assert_eq!(parts.iter().map(|cause| cause.sum_ns).sum::<u128>(), lags);
+    }
+
+    #[test]
+    fn a_full_socket_is_told_from_a_busy_shard() {
+        let mut rig = Rig::new();
+        let claim = closed(2000);
+        let (kit, mut batch) = rig.begin(&claim);
+        let mut out = Vec::new();
+        batch.encode(kit, &mut out, 1 << 20);
+        batch.before_write();
+        batch.wrote(1);
+        batch.blocked();
+        let pause = std::time::Duration::from_millis(20);
+        std::thread::sleep(pause);
+        batch.before_write();
+        batch.wrote(1999);
+        batch.answered(Answer::Ok, 2000);
+        batch.close();
+        let causes = rig.totals().0.tally.causes;
+        let pause_ns = pause.as_nanos();
+        assert!(causes.socket.sum_ns >= 1999 * pause_ns, "{causes:?}");
+        assert_eq!(causes.socket.sum_ns, 1999 * u128::from(causes.socket.max_ns));
+        assert_eq!(
+            (causes.window_full, causes.connecting.max_ns > 1_000_000_000),
+            (Cause::default(), false)
+        );
     }
 }

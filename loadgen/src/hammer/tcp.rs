@@ -199,7 +199,10 @@ impl Tcp {
                     self.is_write_broken = true;
                     return;
                 }
-                Poll::Pending => return,
+                Poll::Pending => {
+                    batch.blocked();
+                    return;
+                }
             }
             // `None`: what is pending.
             let fresh: Option<&[u8]> = if self.pending_at < self.pending.len() {
@@ -228,6 +231,7 @@ impl Tcp {
                     return;
                 }
                 Poll::Pending => {
+                    batch.blocked();
                     if let Some(fresh) = fresh {
                         self.keep(fresh);
                     }
@@ -241,6 +245,7 @@ impl Tcp {
                 self.is_member_cut = false;
                 continue;
             }
+            batch.blocked();
             // The messages of a member are sent when all of it is.
             if kit.is_plain {
                 let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();

@@ -58,7 +58,10 @@ impl Hammer for Udp {
                 batch.before_write();
                 match self.send(kit) {
                     Ok(()) => break,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(PAUSE).await,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        batch.blocked();
+                        sleep(PAUSE).await;
+                    }
                     Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                         return Err(Broken::Refused(error.to_string()));
                     }

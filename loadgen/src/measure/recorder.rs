@@ -199,6 +199,48 @@ pub struct Tally {
     pub settled_moments: u64,
     /// Moments at which messages were written.
     pub sent_moments: u64,
+    /// Why the messages that were written were late.
+    pub causes: Causes,
+}
+
+/// What lag is made of, for messages that were handed to the kernel. The four add up to `lag`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Causes {
+    /// Due, and every worker had a batch unanswered.
+    pub window_full: Cause,
+    /// A worker was free: waiting for the shard to run, and making the bytes.
+    pub shard_busy: Cause,
+    /// Waiting for a connection.
+    pub connecting: Cause,
+    /// The socket took no more.
+    pub socket: Cause,
+}
+
+/// One cause's part in the lag of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// Over all messages: a thousand million that wait for a minute are more than 64 bits.
+    pub sum_ns: u128,
+    /// The most that it took of one message.
+    pub max_ns: u64,
+}
+
+impl Cause {
+    /// Adds more messages.
+    pub fn add(&mut self, other: Cause) {
+        self.sum_ns += other.sum_ns;
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+}
+
+impl Causes {
+    /// Adds more messages.
+    pub fn add(&mut self, other: Causes) {
+        self.window_full.add(other.window_full);
+        self.shard_busy.add(other.shard_busy);
+        self.connecting.add(other.connecting);
+        self.socket.add(other.socket);
+    }
 }
 
 impl Tally {
@@ -208,6 +250,7 @@ impl Tally {
         self.last_answer_ns = self.last_answer_ns.max(other.last_answer_ns);
         self.settled_moments += other.settled_moments;
         self.sent_moments += other.sent_moments;
+        self.causes.add(other.causes);
     }
 }
 
@@ -349,12 +392,14 @@ impl StageRecorder<'_> {
         self.tally.counts.sent -= n;
     }
 
-    /// Messages were handed to the kernel; [`Self::sent`] follows for each.
-    pub fn sending(&mut self) {
+    /// Messages were handed to the kernel in one write, and were late by these `causes`.
+    pub fn sending(&mut self, causes: Causes) {
         self.tally.sent_moments += 1;
+        self.tally.causes.add(causes);
     }
 
-    /// `n` messages that were due at `due_ns` were handed to the kernel at `sent_ns`.
+    /// `n` messages that were due at `due_ns` were handed to the kernel at `sent_ns`;
+    /// [`Self::sending`] says why then.
     pub fn sent(&mut self, due_ns: u64, sent_ns: u64, n: u64) {
         self.latencies.lag.values.saturating_record_n(sent_ns.saturating_sub(due_ns), n);
     }
@@ -512,7 +557,7 @@ mod tests {
         let allocations = crate::allocations::during(|| {
             for stage in 1..4 {
                 let mut stage = recorder.stage(stage);
-                stage.sending();
+                stage.sending(Causes::default());
                 stage.sent(0, 1, 2);
                 respond(&mut stage, 9, 2);
             }

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::progress::Sum;
-use crate::measure::recorder::{self, Latency};
+use crate::measure::recorder::{self, Cause, Causes, Latency};
 
 /// Messages at or beyond a percentile without which it is not told.
 const BEYOND_MIN: u64 = 10;
@@ -58,8 +58,66 @@ impl LatencySummaries {
                 missing(offered - counts.unacknowledged, response),
             ),
             service: LatencySummary::new(&latencies.service, counts.in_flight()),
-            lag: LatencySummary::new(lag, missing(offered, lag)),
+            lag: LatencySummary {
+                causes: Some(LagCauses::new(&sum.tally.causes, lag.values.len())),
+                ..LatencySummary::new(lag, missing(offered, lag))
+            },
         }
+    }
+}
+
+/// What the messages that were sent waited for between due and sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LagCauses {
+    /// Every worker had a batch unanswered: CONCURRENCY bounds what is under way.
+    pub window_full: LagCause,
+    /// The generator itself: waiting for its turn, pacing, and making the bytes.
+    pub shard_busy: LagCause,
+    /// There was no connection yet, or no more.
+    pub connecting: LagCause,
+    /// The socket took no more: the target, or the network, reads too slowly.
+    pub socket: LagCause,
+}
+
+/// One cause's part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LagCause {
+    /// Per message.
+    pub mean_ns: u64,
+    /// The most that it took of one message.
+    pub max_ns: u64,
+    /// Of all lag, 0 to 1.
+    pub share: f64,
+}
+
+impl LagCauses {
+    /// Of `count` messages.
+    fn new(causes: &Causes, count: u64) -> LagCauses {
+        let Causes { window_full, shard_busy, connecting, socket } = causes;
+        let all_ns: u128 =
+            [window_full, shard_busy, connecting, socket].iter().map(|cause| cause.sum_ns).sum();
+        let part = |cause: &Cause| LagCause {
+            mean_ns: u64::try_from(cause.sum_ns.checked_div(u128::from(count)).unwrap_or(0))
+                .expect("a mean is at most the largest"),
+            max_ns: cause.max_ns,
+            share: if all_ns == 0 { 0.0 } else { cause.sum_ns as f64 / all_ns as f64 },
+        };
+        LagCauses {
+            window_full: part(window_full),
+            shard_busy: part(shard_busy),
+            connecting: part(connecting),
+            socket: part(socket),
+        }
+    }
+
+    /// With their names.
+    pub(crate) fn named(&self) -> [(&'static str, LagCause); 4] {
+        [
+            ("window full", self.window_full),
+            ("shard busy", self.shard_busy),
+            ("connecting", self.connecting),
+            ("socket full", self.socket),
+        ]
     }
 }
 
@@ -91,6 +149,9 @@ pub struct LatencySummary {
     /// Which of the above are lower bounds, because a censored message could move them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lower_bounds: Vec<String>,
+    /// Lag only: what the messages that were sent waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub causes: Option<LagCauses>,
     /// The histogram, censored messages at t: HdrHistogram's V2 format, deflated, base64.
     pub hdr_v2_deflate_base64: String,
 }

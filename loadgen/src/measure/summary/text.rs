@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{LatencySummaries, LatencySummary, Load, Rate, Section, Summary, Verdict};
+use super::{LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Summary, Verdict};
 use crate::measure::resources::Resources;
 
 impl Summary {
@@ -127,6 +127,20 @@ impl Summary {
         writeln!(out)?;
         if self.warmup_ns > 0 {
             writeln!(out, "  warm-up    {} before, in no figure", time(self.warmup_ns))?;
+        }
+        if let Some(causes) = &self.latency.lag.causes {
+            let mut causes: Vec<_> =
+                causes.named().into_iter().filter(|(_, cause)| cause.share >= 0.005).collect();
+            causes.sort_by(|(_, one), (_, other)| other.share.total_cmp(&one.share));
+            let causes: Vec<String> = causes
+                .into_iter()
+                .map(|(name, LagCause { max_ns, share, .. })| {
+                    format!("{name} {:.0} % (up to {})", share * 100.0, time(max_ns))
+                })
+                .collect();
+            if !causes.is_empty() {
+                writeln!(out, "  lag from   {}", causes.join(", "))?;
+            }
         }
         if !self.errors.is_empty() {
             let errors = self.errors.iter();
@@ -267,7 +281,7 @@ mod tests {
     use super::*;
     use crate::measure::environment::Environment;
     use crate::measure::progress::Sum;
-    use crate::measure::recorder::Counts;
+    use crate::measure::recorder::{Cause, Causes, Counts};
     use crate::measure::summary::{SCHEMA_VERSION, Tool, Verdict};
 
     #[test]
@@ -293,6 +307,13 @@ mod tests {
             sum.latencies.response.censored.saturating_record(3_000_000_000);
             sum.latencies.lag.censored.saturating_record(3_000_000_000);
         }
+        let cause = |sum_ns, max_ns| Cause { sum_ns, max_ns };
+        sum.tally.causes = Causes {
+            window_full: cause(780_000_000, 950_000),
+            shard_busy: cause(210_000_000, 40_000),
+            connecting: cause(1_000_000, 3_000),
+            socket: cause(9_000_000, 500),
+        };
         let errors = BTreeMap::from([("overloaded".into(), 10), ("reset".into(), 5)]);
         sum.tally.counts = Counts { sent: 1995, ok: 1980, errors, unsent: 5, ..Counts::default() };
         Summary {
@@ -332,6 +353,7 @@ PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
   service        495 µs      891 µs      941 µs      981 µs           -           -      990 µs
   lag            500 µs      900 µs      950 µs      990 µs           -           -    > 3.00 s
 
+  lag from   window full 78 % (up to 950 µs), shard busy 21 % (up to 40.0 µs), socket full 1 % (up to 500 ns)
   errors     overloaded 10, reset 5
   censored   20 messages count as \"at least t\"; > marks what they could move
   cost       0.750 CPU-seconds (0.250 user, 0.500 system), 30.0 MiB
