@@ -4,6 +4,7 @@
 //! acknowledged; [`progress`] is one second of all shards; [`summary`] is the whole run.
 //! [`resources`] and [`environment`] say what it cost and where it ran.
 
+pub mod confidence;
 pub mod environment;
 pub mod ledger;
 pub mod pacing;

@@ -21,15 +21,22 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::confidence::{Batch, Batches};
 use super::recorder::{Counts, Interval, Latencies, StageInterval, Tally};
 use super::resources::{Cpu, Resources};
 use super::stages::FlowPlan;
 use super::summary;
 
-/// One second of a run; counts are of this second, except `in_flight`.
+/// Rows that are kept. In a run that lasts for longer than as many seconds neighbours are joined,
+/// so that a row is two seconds long, then four, and so on: memory is constant for any length.
+pub const ROWS_MAX: usize = 7_200;
+
+/// One second of a run (of a long run, two or four; see [`ROWS_MAX`]); counts are of this second,
+/// except `in_flight`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Second {
-    /// When the second ended, ns since the start; the last one may be shorter.
+    /// When the second ended, ns since the start; the last one may be shorter, and where rows were
+    /// joined each begins where the one before it ended.
     pub end_ns: u64,
     /// Some of it was warm-up: it is in none of the run's figures.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -46,7 +53,8 @@ pub struct Second {
     pub error: u64,
     /// Sent and not settled, at its end.
     pub in_flight: u64,
-    /// Median response of the messages answered in it.
+    /// Median response of the messages answered in it. Where rows were joined, the largest of
+    /// theirs: the joined one is at most that.
     pub response_p50_ns: Option<u64>,
     /// Their 99th percentile; of a small sample simply its largest.
     pub response_p99_ns: Option<u64>,
@@ -54,6 +62,31 @@ pub struct Second {
     pub response_max_ns: Option<u64>,
     /// 99th percentile of the lag of the messages sent in it.
     pub lag_p99_ns: Option<u64>,
+}
+
+impl Second {
+    /// A row of all of `rows`, at least one.
+    fn joined(rows: &[Second]) -> Second {
+        let mut sum = rows[0].clone();
+        rows[1..].iter().for_each(|row| sum.join(row));
+        sum
+    }
+
+    /// Takes the row behind it in.
+    fn join(&mut self, next: &Second) {
+        self.end_ns = next.end_ns;
+        self.warmup |= next.warmup;
+        self.offered += next.offered;
+        self.sent += next.sent;
+        self.ok += next.ok;
+        self.filtered += next.filtered;
+        self.error += next.error;
+        self.in_flight = next.in_flight;
+        self.response_p50_ns = self.response_p50_ns.max(next.response_p50_ns);
+        self.response_p99_ns = self.response_p99_ns.max(next.response_p99_ns);
+        self.response_max_ns = self.response_max_ns.max(next.response_max_ns);
+        self.lag_p99_ns = self.lag_p99_ns.max(next.lag_p99_ns);
+    }
 }
 
 /// What an observer is told once a second.
@@ -154,6 +187,9 @@ pub struct Sum {
     pub offered: u64,
     /// Times.
     pub latencies: Latencies,
+    /// How they varied from second to second: response, service, lag. Kept where a section of the
+    /// summary needs them.
+    pub batches: [Batches; 3],
 }
 
 impl Totals {
@@ -193,15 +229,40 @@ impl Totals {
 
     /// Adds what was recorded in a second.
     fn add(&mut self, slices: &[Slice]) {
-        for Slice { flow, stage, latencies } in slices {
-            let FlowTotals { plan, all, stages } = &mut self.flows[*flow];
-            stages[*stage].latencies.add(latencies);
-            if !plan.stages[*stage].is_warmup {
+        let has_flows = self.flows.len() > 1;
+        let mut second = <[Batch; 3]>::default();
+        for (index, FlowTotals { plan, all, stages }) in self.flows.iter_mut().enumerate() {
+            let mut second_of_flow = <[Batch; 3]>::default();
+            let has_stages = plan.measured() > 1;
+            for Slice { stage, latencies, .. } in slices.iter().filter(|it| it.flow == index) {
+                stages[*stage].latencies.add(latencies);
+                if plan.stages[*stage].is_warmup {
+                    continue;
+                }
                 all.latencies.add(latencies);
                 self.all.latencies.add(latencies);
+                let Latencies { response, service, lag } = latencies;
+                let batch = [response, service, lag].map(Batch::new);
+                join(&mut second_of_flow, &batch);
+                if has_stages {
+                    push(&mut stages[*stage].batches, batch);
+                }
+            }
+            join(&mut second, &second_of_flow);
+            if has_flows {
+                push(&mut all.batches, second_of_flow);
             }
         }
+        push(&mut self.all.batches, second);
     }
+}
+
+fn join(sums: &mut [Batch; 3], others: &[Batch; 3]) {
+    sums.iter_mut().zip(others).for_each(|(sum, other)| sum.join(other));
+}
+
+fn push(sums: &mut [Batches; 3], batches: [Batch; 3]) {
+    sums.iter_mut().zip(batches).for_each(|(sum, batch)| sum.push(batch));
 }
 
 /// What a shard publishes of a flow at the end of a second, or at its own end.
@@ -224,6 +285,8 @@ pub struct Series {
     /// Seconds that are complete.
     seconds: usize,
     rows: Vec<Second>,
+    /// Seconds in a row.
+    row_seconds: usize,
     /// The seconds behind those that some lane has not closed yet.
     pending: VecDeque<Pending>,
     /// Everything up to the last row.
@@ -301,6 +364,7 @@ impl Series {
             lanes: lanes.iter().map(lane).collect(),
             seconds: 0,
             rows: Vec::new(),
+            row_seconds: 1,
             pending: VecDeque::new(),
             last: Reach::default(),
             totals,
@@ -351,7 +415,7 @@ impl Series {
         let end_ns = load_ended_ns.max(self.last_answer_ns());
         assert!(self.lanes.iter().all(|lane| lane.ended), "every lane has ended");
         if let Some(tail) = self.pending.pop_front() {
-            let begin_ns = self.rows.last().map_or(0, |second| second.end_ns);
+            let begin_ns = self.seconds as u64 * SECOND_NS;
             let (second, _) = self.settle(tail, end_ns.max(begin_ns));
             let is_news = second.offered + second.sent + second.ok + second.filtered + second.error;
             if is_news > 0 {
@@ -427,7 +491,7 @@ impl Series {
         while let Some(first) = self.pending.pop_front_if(|it| it.arrived == lanes && it.whole) {
             self.seconds += 1;
             let (second, slices) = self.settle(first, self.seconds as u64 * SECOND_NS);
-            self.rows.push(second.clone());
+            self.keep(&second);
             let mut counts = Counts::default();
             for sum in self.totals.flows.iter().flat_map(|flow| &flow.stages) {
                 counts.add(&sum.tally.counts);
@@ -448,12 +512,25 @@ impl Series {
         }
     }
 
+    /// Keeps the row of a whole second.
+    fn keep(&mut self, second: &Second) {
+        if !(self.seconds - 1).is_multiple_of(self.row_seconds) {
+            self.rows.last_mut().expect("a row has begun").join(second);
+            return;
+        }
+        if self.rows.len() == ROWS_MAX {
+            self.rows = self.rows.chunks(2).map(Second::joined).collect();
+            self.row_seconds *= 2;
+        }
+        self.rows.push(second.clone());
+    }
+
     /// Adds a second that ended at `end_ns` to the totals, and gives its row.
     fn settle(&mut self, pending: Pending, end_ns: u64) -> (Second, Vec<Slice>) {
         let Pending { sums, slices, .. } = pending;
         self.totals.set(&sums);
         self.totals.add(&slices);
-        let begin_ns = self.rows.last().map_or(0, |second| second.end_ns);
+        let begin_ns = end_ns.div_ceil(SECOND_NS).saturating_sub(1) * SECOND_NS;
         let merged;
         let latencies = match &slices[..] {
             [only] => &only.latencies,
@@ -601,6 +678,24 @@ mod tests {
         assert_eq!(end(&mut series, 0, second(8, 0, 1)), 0);
         let ok: Vec<u64> = series.finish(3_500_000_000).1.iter().map(|row| row.ok).collect();
         assert_eq!(ok, [0, 0, 6, 2]);
+    }
+
+    #[test]
+    fn a_run_of_any_length_has_a_bounded_number_of_rows_that_sum_up_to_it() {
+        let mut series = one_flow(1, false);
+        let seconds = 3 * ROWS_MAX + 5;
+        for index in 1..=seconds {
+            series.seconds = index;
+            let end_ns = index as u64 * SECOND_NS;
+            series.keep(&Second { end_ns, ok: 2, in_flight: end_ns, ..Second::default() });
+            assert!(series.rows.len() <= ROWS_MAX);
+        }
+        let rows = &series.rows;
+        assert_eq!(rows.len(), seconds.div_ceil(4));
+        assert_eq!(rows.iter().map(|row| row.ok).sum::<u64>(), 2 * seconds as u64);
+        let ends = [rows[0].end_ns, rows[1].end_ns, rows[rows.len() - 1].end_ns];
+        assert_eq!(ends, [4 * SECOND_NS, 8 * SECOND_NS, seconds as u64 * SECOND_NS]);
+        assert!(rows.iter().all(|row| row.in_flight == row.end_ns));
     }
 
     #[test]

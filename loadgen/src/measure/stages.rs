@@ -52,6 +52,11 @@ impl FlowPlan {
         self.stages.last().and_then(|stage| stage.end_ns)
     }
 
+    /// How many stages there are beside a warm-up.
+    pub fn measured(&self) -> usize {
+        self.stages.iter().filter(|stage| !stage.is_warmup).count()
+    }
+
     /// # Panics
     /// When the module's invariant does not hold.
     pub fn check(&self) {

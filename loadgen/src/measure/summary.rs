@@ -25,7 +25,7 @@ pub mod text;
 pub use figures::{Figures, Load, Rate, Section, Span};
 pub(crate) use figures::{is_zero, share};
 pub(crate) use latency::percentile_of_second;
-pub use latency::{LagCause, LagCauses, LatencySummaries, LatencySummary};
+pub use latency::{Interval, Intervals, LagCause, LagCauses, LatencySummaries, LatencySummary};
 pub use text::{rate, thousands, time};
 
 /// The version of the JSON document; it changes when a field changes its meaning.

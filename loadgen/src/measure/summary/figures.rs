@@ -161,7 +161,7 @@ impl Figures {
                 flows.push(whole(&plan.name, &flow.all, plan.warmup_ns(), plan.end_ns()));
             }
             let measured = || plan.stages.iter().zip(&flow.stages).filter(|(it, _)| !it.is_warmup);
-            if measured().count() < 2 {
+            if plan.measured() < 2 {
                 continue;
             }
             for (stage, sum) in measured().filter(|(it, _)| it.begin_ns < span.load_ended_ns) {

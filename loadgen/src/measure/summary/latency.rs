@@ -1,5 +1,9 @@
 //! Percentiles, and what of them may be said.
 //!
+//! - Beside a percentile stands how far chance may have moved it: an interval that holds the truth
+//!   in 95 of 100 runs, from as many messages as are independent ([`confidence`]). Censored
+//!   messages count at t at its lower end, and as endless at its upper one; an end of which nothing
+//!   is known is open.
 //! - A percentile needs [`BEYOND_MIN`] messages at or beyond it (p99 a thousand messages, p99.9 ten
 //!   thousand); with fewer it is `null`, because chance alone would move it.
 //! - A censored message is counted at the time up to which it was watched. Where the true times
@@ -12,8 +16,9 @@ use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::measure::confidence;
 use crate::measure::progress::Sum;
-use crate::measure::recorder::{self, Cause, Causes, Latency};
+use crate::measure::recorder::{self, Cause, Causes, Latencies, Latency, Tally};
 
 /// Messages at or beyond a percentile without which it is not told.
 const BEYOND_MIN: u64 = 10;
@@ -51,23 +56,31 @@ impl LatencySummaries {
             of.saturating_sub(latency.values.len() + latency.censored.len())
         };
         let offered = sum.offered.max(counts.sent + counts.unsent);
-        let (response, lag) = (&latencies.response, &latencies.lag);
+        let Latencies { response, service, lag } = latencies;
+        let [of_response, of_service, of_lag] = &sum.batches;
+        let Tally { settled_moments, sent_moments, .. } = sum.tally;
         LatencySummaries {
             response: LatencySummary::new(
                 response,
                 missing(offered - counts.unacknowledged, response),
+                |value| of_response.effective_count(value, settled_moments),
             ),
-            service: LatencySummary::new(&latencies.service, counts.in_flight()),
+            service: LatencySummary::new(service, counts.in_flight(), |value| {
+                of_service.effective_count(value, settled_moments)
+            }),
             lag: LatencySummary {
                 causes: Some(LagCauses::new(&sum.tally.causes, lag.values.len())),
-                ..LatencySummary::new(lag, missing(offered, lag))
+                // What was given up before it was sent is settled in the moment of that.
+                ..LatencySummary::new(lag, missing(offered, lag), |value| {
+                    of_lag.effective_count(value, sent_moments + settled_moments)
+                })
             },
         }
     }
 }
 
 /// What the messages that were sent waited for between due and sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LagCauses {
     /// Every worker had a batch unanswered: CONCURRENCY bounds what is under way.
     pub window_full: LagCause,
@@ -80,7 +93,7 @@ pub struct LagCauses {
 }
 
 /// One cause's part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LagCause {
     /// Per message.
     pub mean_ns: u64,
@@ -149,6 +162,13 @@ pub struct LatencySummary {
     /// Which of the above are lower bounds, because a censored message could move them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lower_bounds: Vec<String>,
+    /// How many independent messages the sample is worth, at least: where it is worth least of the
+    /// percentiles that are told.
+    #[serde(default)]
+    pub effective_count: Option<u64>,
+    /// How far chance may have moved the percentiles.
+    #[serde(default)]
+    pub ci95: Intervals,
     /// Lag only: what the messages that were sent waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causes: Option<LagCauses>,
@@ -158,8 +178,9 @@ pub struct LatencySummary {
 
 impl LatencySummary {
     /// Sums up merged values, and `unknown` messages of which nothing is known yet: each may have
-    /// taken anything, and they are counted as censored.
-    pub fn new(latency: &Latency, unknown: u64) -> LatencySummary {
+    /// taken anything, and they are counted as censored. `effective` says how many independent
+    /// messages the sample is worth around a value.
+    pub fn new(latency: &Latency, unknown: u64, effective: impl Fn(u64) -> u64) -> LatencySummary {
         let mut all = latency.values.clone();
         recorder::add(&mut all, &latency.censored);
         let (count, censored) = (all.len() + unknown, latency.censored.len() + unknown);
@@ -181,23 +202,24 @@ impl LatencySummary {
         )]
         let mean_ns = all.mean() as u64;
         summary.mean_ns = Some(mean_ns);
+        // Censored messages at t, and all that is unknown below; or all of these endless.
+        let (known, values) = (Ladder::of(&all), Ladder::of(&latency.values));
+        let at_least = |rank: u64| rank.checked_sub(unknown).and_then(|rank| known.at(rank));
         for (name, percentile) in PERCENTILES {
             if !is_supported(count, percentile) {
                 continue;
             }
             let rank = rank(count, percentile);
-            // Were everything that is unknown below it, the rank would fall here.
-            let Some(at_least) =
-                rank.checked_sub(unknown).and_then(|rank| value_at_rank(&all, rank))
-            else {
-                continue;
-            };
-            // Were every censored message endless, the rank would fall here.
-            let at_most = value_at_rank(&latency.values, rank);
-            if at_most.is_none_or(|at_most| at_most > at_least + at_least / TOLERANCE) {
+            let Some(value) = at_least(rank) else { continue };
+            if values.at(rank).is_none_or(|at_most| at_most > value + value / TOLERANCE) {
                 summary.lower_bounds.push(name.to_owned());
             }
-            *summary.field_mut(name) = Some(at_least);
+            let effective = effective(value).min(count);
+            let (lower, upper) = confidence::ranks(percentile, count, effective);
+            let interval = [lower.and_then(at_least), upper.and_then(|rank| values.at(rank))];
+            let least = summary.effective_count.get_or_insert(effective);
+            *least = effective.min(*least);
+            summary.set(name, value, interval);
         }
         if censored > 0 {
             summary.lower_bounds.push("mean_ns".to_owned());
@@ -214,16 +236,57 @@ impl LatencySummary {
         self.lower_bounds.iter().any(|bound| bound == field)
     }
 
-    fn field_mut(&mut self, name: &str) -> &mut Option<u64> {
-        match name {
-            "p50_ns" => &mut self.p50_ns,
-            "p90_ns" => &mut self.p90_ns,
-            "p95_ns" => &mut self.p95_ns,
-            "p99_ns" => &mut self.p99_ns,
-            "p999_ns" => &mut self.p999_ns,
-            "p9999_ns" => &mut self.p9999_ns,
+    fn set(&mut self, name: &str, value: u64, interval: Interval) {
+        let (field, ci95) = match name {
+            "p50_ns" => (&mut self.p50_ns, &mut self.ci95.p50_ns),
+            "p90_ns" => (&mut self.p90_ns, &mut self.ci95.p90_ns),
+            "p95_ns" => (&mut self.p95_ns, &mut self.ci95.p95_ns),
+            "p99_ns" => (&mut self.p99_ns, &mut self.ci95.p99_ns),
+            "p999_ns" => (&mut self.p999_ns, &mut self.ci95.p999_ns),
+            "p9999_ns" => (&mut self.p9999_ns, &mut self.ci95.p9999_ns),
             _ => unreachable!("{name} is not a percentile"),
-        }
+        };
+        (*field, *ci95) = (Some(value), Some(interval));
+    }
+}
+
+/// Lower and upper end; `None` is open.
+pub type Interval = [Option<u64>; 2];
+
+/// The interval of each percentile that is told, which holds the truth in 95 of 100 runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Intervals {
+    /// Of the median.
+    pub p50_ns: Option<Interval>,
+    /// Of 90 %.
+    pub p90_ns: Option<Interval>,
+    /// Of 95 %.
+    pub p95_ns: Option<Interval>,
+    /// Of 99 %.
+    pub p99_ns: Option<Interval>,
+    /// Of 99.9 %.
+    pub p999_ns: Option<Interval>,
+    /// Of 99.99 %.
+    pub p9999_ns: Option<Interval>,
+}
+
+/// A histogram as a table to look ranks up in: values, and how many are at or below each.
+struct Ladder(Vec<(u64, u64)>);
+
+impl Ladder {
+    fn of(histogram: &Histogram<u64>) -> Ladder {
+        let mut below = 0;
+        let steps = histogram.iter_recorded().map(|step| {
+            below += step.count_at_value();
+            (step.value_iterated_to(), below)
+        });
+        Ladder(steps.collect())
+    }
+
+    /// The value of the `rank`-th smallest message, from 1; `None` when there are not as many.
+    fn at(&self, rank: u64) -> Option<u64> {
+        let step = self.0.partition_point(|(_, below)| *below < rank);
+        self.0.get(step).filter(|_| rank > 0).map(|(value, _)| *value)
     }
 }
 
@@ -279,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_empty_sample_says_nothing() {
-        let summary = LatencySummary::new(&latency(&[], &[]), 0);
+        let summary = LatencySummary::new(&latency(&[], &[]), 0, |_| 1000);
         assert_eq!((summary.count, summary.min_ns, summary.p50_ns), (0, None, None));
         assert!(!summary.hdr_v2_deflate_base64.is_empty());
     }
@@ -293,7 +356,7 @@ mod tests {
             (1000, true, true, false),
             (10_000, true, true, true),
         ] {
-            let summary = LatencySummary::new(&latency(&vec![5; count], &[]), 0);
+            let summary = LatencySummary::new(&latency(&vec![5; count], &[]), 0, |_| 1000);
             assert_eq!(
                 (summary.p50_ns.is_some(), summary.p99_ns.is_some(), summary.p999_ns.is_some()),
                 (p50, p99, p999),
@@ -305,7 +368,7 @@ mod tests {
     #[test]
     fn censored_messages_above_a_percentile_leave_it_exact() {
         let values: Vec<u64> = (1..=980).collect();
-        let summary = LatencySummary::new(&latency(&values, &[2000; 20]), 0);
+        let summary = LatencySummary::new(&latency(&values, &[2000; 20]), 0, |_| 1000);
         assert_eq!((summary.count, summary.censored), (1000, 20));
         assert_eq!((summary.p50_ns, summary.is_lower_bound("p50_ns")), (Some(500), false));
         assert_eq!((summary.p95_ns, summary.is_lower_bound("p95_ns")), (Some(950), false));
@@ -318,14 +381,34 @@ mod tests {
     fn censored_messages_below_a_percentile_make_it_a_lower_bound() {
         // Given up after 1 ns, they may have taken anything.
         let values: Vec<u64> = (1..=980).collect();
-        let summary = LatencySummary::new(&latency(&values, &[1; 20]), 0);
+        let summary = LatencySummary::new(&latency(&values, &[1; 20]), 0, |_| 1000);
         assert!(summary.is_lower_bound("p50_ns"));
         assert_eq!(summary.p50_ns, Some(480));
     }
 
     #[test]
+    fn an_interval_is_of_order_statistics_and_open_among_censored_messages() {
+        let values: Vec<u64> = (1..=980).collect();
+        let latency = latency(&values, &[2000; 20]);
+        let summary = LatencySummary::new(&latency, 0, |_| u64::MAX);
+        // Binomial (1000, 0.5): P(B < 469) and P(B ≥ 532) are just below 2.5 %.
+        assert_eq!(summary.ci95.p50_ns, Some([Some(469), Some(532)]));
+        // Its upper rank 996 is among the censored ones, its lower one is, too.
+        assert_eq!(summary.ci95.p99_ns.unwrap()[1], None);
+        assert!(summary.ci95.p99_ns.unwrap()[0].unwrap() >= 2000);
+        assert_eq!(summary.ci95.p999_ns, None);
+        assert_eq!(summary.effective_count, Some(1000));
+        // The same messages, worth twenty: only the middle is bounded on both sides.
+        let summary = LatencySummary::new(&latency, 0, |_| 20);
+        let [lower, upper] = summary.ci95.p50_ns.unwrap();
+        assert!(lower.unwrap() < 300 && upper.unwrap() > 700, "{lower:?} {upper:?}");
+        assert_eq!(summary.ci95.p95_ns.unwrap()[1], None);
+        assert_eq!(summary.effective_count, Some(20));
+    }
+
+    #[test]
     fn the_histogram_survives_its_text() {
-        let summary = LatencySummary::new(&latency(&[10, 20, 30], &[40]), 0);
+        let summary = LatencySummary::new(&latency(&[10, 20, 30], &[40]), 0, |_| 1000);
         let bytes = base64::engine::general_purpose::STANDARD
             .decode(&summary.hdr_v2_deflate_base64)
             .unwrap();
@@ -344,7 +427,7 @@ mod tests {
             censored in prop::collection::vec((0u64..2000, 0u64..4000), 0..60),
         ) {
             let watched: Vec<u64> = censored.iter().map(|&(t, _)| t).collect();
-            let summary = LatencySummary::new(&latency(&values, &watched), 0);
+            let summary = LatencySummary::new(&latency(&values, &watched), 0, |_| 1000);
             let mut truth = values.clone();
             truth.extend(censored.iter().map(|&(t, more)| t + more));
             truth.sort_unstable();

@@ -5,7 +5,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Summary, Verdict};
+use super::{
+    Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Summary,
+    Verdict,
+};
 use crate::measure::resources::Resources;
 
 impl Summary {
@@ -67,6 +70,8 @@ impl Summary {
             );
         }
         let achieved = rate_cell(self.rate.achieved_per_s);
+        let response = &self.latency.response;
+        let interval = within(response.p99_ns, response.ci95.p99_ns, " to ");
         if unacknowledged > 0 {
             writeln!(
                 out,
@@ -79,11 +84,12 @@ impl Summary {
         } else {
             writeln!(
                 out,
-                "{}: {} of {} messages ok in {duration}, {achieved} a second, response p99 {}",
+                "{}: {} of {} messages ok in {duration}, {achieved} a second, response p99 {}{}",
                 self.verdict,
                 thousands(ok),
                 thousands(offered),
-                self.latency.response.cell("p99_ns", self.latency.response.p99_ns),
+                response.cell("p99_ns", response.p99_ns),
+                if interval.is_empty() { interval } else { format!(" ({interval})") },
             )
         }
     }
@@ -119,6 +125,19 @@ impl Summary {
                 latency.cell("max_ns", latency.max_ns),
             ];
             row(out, name, NAME_WIDTH, cells)?;
+            let Intervals { p50_ns, p90_ns, p95_ns, p99_ns, p999_ns, p9999_ns } = latency.ci95;
+            let intervals = [
+                (latency.p50_ns, p50_ns),
+                (latency.p90_ns, p90_ns),
+                (latency.p95_ns, p95_ns),
+                (latency.p99_ns, p99_ns),
+                (latency.p999_ns, p999_ns),
+                (latency.p9999_ns, p9999_ns),
+            ];
+            let cells = intervals.map(|(value, interval)| within(value, interval, "–"));
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                row(out, "  95 % in", NAME_WIDTH, cells)?;
+            }
         }
         Ok(())
     }
@@ -236,19 +255,42 @@ fn rate_cell(per_s: Option<f64>) -> String {
     per_s.map_or("-".to_owned(), rate)
 }
 
+/// `1.10–1.41`, in the unit of the value beside it; `> 1.10` where the upper end is open.
+fn within(value: Option<u64>, interval: Option<Interval>, to: &str) -> String {
+    let Some((value, [lower, upper])) = value.zip(interval) else { return String::new() };
+    let (divisor, _) = scale(value);
+    let [lower, upper] = [lower, upper].map(|end| end.map(|ns| digits(ns as f64 / divisor)));
+    match (lower, upper) {
+        (Some(lower), Some(upper)) => format!("{lower}{to}{upper}"),
+        (Some(lower), None) => format!("> {lower}"),
+        (None, Some(upper)) => format!("< {upper}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// Three significant digits with a unit: `0.95 µs` would be `950 ns`.
 pub fn time(ns: u64) -> String {
-    let value = ns as f64;
-    let (value, unit) = match ns {
-        0..1_000 => return format!("{ns} ns"),
-        1_000..1_000_000 => (value / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (value / 1e6, "ms"),
-        _ => (value / 1e9, "s"),
-    };
+    match scale(ns) {
+        (_, "ns") => format!("{ns} ns"),
+        (divisor, unit) => format!("{} {unit}", digits(ns as f64 / divisor)),
+    }
+}
+
+/// How many nanoseconds the unit has in which a time is told.
+fn scale(ns: u64) -> (f64, &'static str) {
+    match ns {
+        0..1_000 => (1.0, "ns"),
+        1_000..1_000_000 => (1e3, "µs"),
+        1_000_000..1_000_000_000 => (1e6, "ms"),
+        _ => (1e9, "s"),
+    }
+}
+
+fn digits(value: f64) -> String {
     match value {
-        ..9.995 => format!("{value:.2} {unit}"),
-        ..99.95 => format!("{value:.1} {unit}"),
-        _ => format!("{value:.0} {unit}"),
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
     }
 }
 
@@ -279,10 +321,22 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::measure::confidence::Batch;
     use crate::measure::environment::Environment;
     use crate::measure::progress::Sum;
-    use crate::measure::recorder::{Cause, Causes, Counts};
+    use crate::measure::recorder::{Cause, Causes, Counts, Latency};
     use crate::measure::summary::{SCHEMA_VERSION, Tool, Verdict};
+
+    #[test]
+    fn an_interval_is_in_the_unit_of_its_value_and_may_be_open() {
+        let within = |value, interval| within(Some(value), Some(interval), "–");
+        assert_eq!(within(1_234_567, [Some(1_100_000), Some(1_414_000)]), "1.10–1.41");
+        assert_eq!(within(1_234_567, [Some(950_000), Some(12_300_000)]), "0.95–12.3");
+        assert_eq!(within(1_234_567, [Some(950_000), None]), "> 0.95");
+        assert_eq!(within(500, [None, Some(700)]), "< 700");
+        assert_eq!(within(500, [None, None]), "");
+        assert_eq!(super::within(None, Some([Some(1), Some(2)]), "–"), "");
+    }
 
     #[test]
     fn times_have_three_digits() {
@@ -315,6 +369,13 @@ mod tests {
             socket: cause(9_000_000, 500),
         };
         let errors = BTreeMap::from([("overloaded".into(), 10), ("reset".into(), 5)]);
+        (sum.tally.settled_moments, sum.tally.sent_moments) = (500, 500);
+        for part in 0..20 {
+            let mut latency = Latency::default();
+            (0..100).for_each(|n| latency.values.saturating_record((20 * n + part) * 1_000));
+            let batch = || Batch::new(&latency);
+            sum.batches.iter_mut().for_each(|batches| batches.push(batch()));
+        }
         sum.tally.counts = Counts { sent: 1995, ok: 1980, errors, unsent: 5, ..Counts::default() };
         Summary {
             schema_version: SCHEMA_VERSION,
@@ -342,7 +403,7 @@ mod tests {
     #[test]
     fn the_text_says_the_verdict_first_and_marks_lower_bounds() {
         let expected = "\
-PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
+PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms (> 1.96)
 
                 offered        sent          ok    filtered       error  unanswered      unsent
   messages        2,000       1,995       1,980           0          15           0           5
@@ -350,8 +411,11 @@ PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms
 
                     p50         p90         p95         p99       p99.9      p99.99         max
   response      1.00 ms     1.80 ms     1.90 ms     1.98 ms           -           -    > 3.00 s
+    95 % in   0.91–1.09   1.74–1.86   1.86–1.94      > 1.96
   service        495 µs      891 µs      941 µs      981 µs           -           -      990 µs
+    95 % in     450–541     862–919     919–961     969–990
   lag            500 µs      900 µs      950 µs      990 µs           -           -    > 3.00 s
+    95 % in     469–532     881–919     936–964       > 983
 
   lag from   window full 78 % (up to 950 µs), shard busy 21 % (up to 40.0 µs), socket full 1 % (up to 500 ns)
   errors     overloaded 10, reset 5
