@@ -234,7 +234,11 @@ fn evidence(
         sample: latency.response.count,
         response_p99_ns: latency.response.p99_ns,
         lag_p99_ns: latency.lag.p99_ns,
-        lag_own_share: None,
+        lag_own_share: latency
+            .lag
+            .causes
+            .filter(|_| latency.lag.count > 0)
+            .map(|it| it.shard_busy.share),
         tick_ns: match config.pacing {
             Pacing::Thrifty => pace::slot_ns(config.pacing),
             // A sleep overshoots by more than its slot.
