@@ -3,6 +3,8 @@
 //! Every line has `event`, `run_id` and `elapsed_ns` (since the start; 0 before it):
 //!
 //! - `started`: `manifest`, as in the folder's manifest.json;
+//! - `stage`: `flow`, `stage`, `number` (from 1), `of`, `warmup`: one that began at `elapsed_ns`, told
+//!   with the second in which it did; not of flows that have only one;
 //! - `second`: `second`, a row of the summary's series; `errors` and `error_rate` since the start;
 //! - `warning`: `text`;
 //! - `ended`, always the last: `verdict` (`null` if it never began, then `error` says why),
@@ -19,6 +21,7 @@ use loadgen::summary::Verdict;
 use loadgen::{Manifest, Summary};
 use serde::Serialize;
 
+use super::seen::Running;
 use super::sink::{Crier, Ending, Place, Told};
 
 /// The stream of events.
@@ -28,6 +31,7 @@ pub(crate) struct Events<W> {
     crier: Crier,
     run_id: Option<String>,
     elapsed_ns: u64,
+    stages: Vec<Running>,
     trouble: Option<String>,
 }
 
@@ -45,6 +49,13 @@ struct Line<'a> {
 enum What<'a> {
     Started {
         manifest: &'a Manifest,
+    },
+    Stage {
+        flow: &'a str,
+        stage: &'a str,
+        number: usize,
+        of: usize,
+        warmup: bool,
     },
     Second {
         second: &'a Second,
@@ -75,7 +86,7 @@ impl Events<std::io::Stdout> {
 
 impl<W: Write> Events<W> {
     fn new(out: W, crier: Crier) -> Events<W> {
-        Events { out, crier, run_id: None, elapsed_ns: 0, trouble: None }
+        Events { out, crier, run_id: None, elapsed_ns: 0, stages: Vec::new(), trouble: None }
     }
 
     fn write(&mut self, event: &'static str, what: What<'_>) {
@@ -91,6 +102,20 @@ impl<W: Write> Events<W> {
             self.crier.warn(&format!("{text}; the load goes on"));
             self.trouble = Some(text);
         }
+    }
+
+    /// Tells those that have begun.
+    fn stages(&mut self, stages: &[Running]) {
+        for running in stages {
+            if self.stages.contains(running) {
+                continue;
+            }
+            let Running { flow, stage, number, of, begin_ns, is_warmup } = running;
+            self.elapsed_ns = self.elapsed_ns.max(*begin_ns);
+            let what = What::Stage { flow, stage, number: *number, of: *of, warmup: *is_warmup };
+            self.write("stage", what);
+        }
+        self.stages = stages.to_vec();
     }
 
     fn end(&mut self, ending: &Arc<Ending>) {
@@ -119,6 +144,7 @@ impl<W: Write + Send + 'static> Place for Events<W> {
                 self.write("started", What::Started { manifest });
             }
             Told::Second(seen) => {
+                self.stages(&seen.stages);
                 self.elapsed_ns = u64::try_from(seen.elapsed.as_nanos()).unwrap_or(u64::MAX);
                 let what = What::Second {
                     second: &seen.second,

@@ -27,8 +27,25 @@ pub(crate) struct Seen {
     pub(crate) error_rate: f64,
     /// The second as a line.
     pub(crate) line: String,
+    /// Where each flow of several stages is, in the order of the plan.
+    pub(crate) stages: Vec<Running>,
     /// For a folder.
     pub(crate) kept: Option<Kept>,
+}
+
+/// The stage that was running when a second ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) flow: String,
+    pub(crate) stage: String,
+    /// From 1.
+    pub(crate) number: usize,
+    /// Stages of the flow.
+    pub(crate) of: usize,
+    /// When it began, ns since the start.
+    pub(crate) begin_ns: u64,
+    /// Nothing of it is measured.
+    pub(crate) is_warmup: bool,
 }
 
 /// What a folder keeps of a second.
@@ -50,9 +67,28 @@ impl Seen {
             errors: progress.errors,
             error_rate: progress.error_rate,
             line: progress.to_string(),
+            stages: running(progress),
             kept: None,
         }
     }
+}
+
+fn running(progress: &Progress<'_>) -> Vec<Running> {
+    let plans = progress.totals.flows.iter().map(|flow| &flow.plan);
+    let plans = plans.filter(|plan| plan.stages.len() > 1);
+    let running = plans.map(|plan| {
+        let index = plan.stage_at(progress.second.end_ns.saturating_sub(1));
+        let stage = &plan.stages[index];
+        Running {
+            flow: plan.name.clone(),
+            stage: stage.name.clone(),
+            number: index + 1,
+            of: plan.stages.len(),
+            begin_ns: stage.begin_ns,
+            is_warmup: stage.is_warmup,
+        }
+    });
+    running.collect()
 }
 
 /// Checkpoints take at most one part in so many of a core: a run of many stages has many

@@ -252,6 +252,25 @@ fn events_tell_a_program_everything_line_by_line() {
 }
 
 #[test]
+fn events_tell_which_stage_has_begun() {
+    let server = Server::honest();
+    let args = ["--stages", "low=1s@100,1s@200,200ms:0", "-w", "1s", "--events", "ndjson"];
+    let run = run(server.port, &args);
+    let events: Vec<Value> =
+        text(&run.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stages: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"] == "stage")
+        .map(|event| {
+            let (name, begin_ns) = (event["stage"].as_str().unwrap(), event["elapsed_ns"].as_u64());
+            (name, begin_ns.unwrap() / 1_000_000_000, event["number"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(stages[..3], [("warm-up", 0, 1), ("low", 1, 2), ("2", 2, 3)], "{stages:?}");
+    assert_eq!(events.iter().find(|event| event["event"] == "stage").unwrap()["warmup"], true);
+}
+
+#[test]
 fn the_last_event_says_why_nothing_began_and_what_a_signal_cut_short() {
     let run = command(&["--target", "name.invalid:1", "--events", "ndjson"]).output().unwrap();
     assert_eq!(run.status.code(), Some(15));

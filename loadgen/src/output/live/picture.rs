@@ -93,6 +93,12 @@ fn rate(state: &State) -> Vec<Span<'static>> {
     if seen.is_open_loop {
         spans.push(Span::raw(format!(" of {}/s offered", thousands(second.offered))));
     }
+    for stage in seen.stages.iter().filter(|_| state.ended.is_none()) {
+        spans.push(Span::styled(
+            format!("  {} ({} of {})", stage.stage, stage.number, stage.of),
+            Style::new().fg(Color::Cyan),
+        ));
+    }
     spans
 }
 
@@ -245,7 +251,7 @@ mod tests {
 
     use super::super::{Ended, Plan};
     use super::*;
-    use crate::output::seen::Seen;
+    use crate::output::seen::{Running, Seen};
 
     fn running(rate: u64, lag_ns: u64, in_flight: u64) -> State {
         let mut state = State {
@@ -275,6 +281,7 @@ mod tests {
                 errors: 0,
                 error_rate: 0.0,
                 line: String::new(),
+                stages: Vec::new(),
                 kept: None,
             }));
         }
@@ -299,6 +306,18 @@ messages   4,000 ok  0 failed (0.00%)  12 in flight
 validity   nothing speaks against it so far
 ━━━━━━━━━━━━━━━━━━━━───────────────────────────  42 %  4.2 s of 10 s, 5.8 s left";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn it_says_which_stage_is_running() {
+        let mut state = running(1000, 0, 5);
+        let mut seen = Seen::clone(state.latest.as_deref().unwrap());
+        let (flow, stage) = ("main".to_owned(), "rise".to_owned());
+        seen.stages =
+            vec![Running { flow, stage, number: 2, of: 4, begin_ns: 0, is_warmup: false }];
+        state.latest = Some(Arc::new(seen));
+        let row = &lines(&state, 80, 24)[1];
+        assert!(row.starts_with("rate       1,000/s of 1,000/s offered  rise (2 of 4)"), "{row}");
     }
 
     #[test]
