@@ -249,9 +249,11 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch that begins now; its messages count as sent unless it is withdrawn.
+    /// A batch that begins at `now_ns`, when it has a connection; its messages count as sent unless
+    /// it is withdrawn.
     pub(crate) fn begin(
         claim: &'a Claim,
+        now_ns: u64,
         clock: Clock,
         recorder: &'a RefCell<Recorder>,
         identity: &'a mut Identity,
@@ -259,7 +261,6 @@ impl<'a> Batch<'a> {
     ) -> Batch<'a> {
         assert!(identity.writes.is_empty(), "one batch a connection");
         recorder.borrow_mut().stage(claim.stage).taken(claim.count);
-        let now_ns = clock.now_ns();
         progress_ns.set(now_ns);
         let first_seq = identity.next_seq;
         Batch {
@@ -288,7 +289,8 @@ impl<'a> Batch<'a> {
         let line_bytes_max = kit.payloads.line_bytes_max();
         out.reserve(bytes_max.max(out.len() + line_bytes_max) - out.len());
         let stamp = &mut *kit.stamp.borrow_mut();
-        stamp.set(self.clock.unix_ns(self.clock.now_ns()));
+        // When the batch began, or of the write before this one.
+        stamp.set(self.clock.unix_ns(self.write_ns));
         let full = bytes_max.saturating_sub(line_bytes_max);
         while self.encoded < self.claim.count {
             let seq = self.first_seq + self.encoded;
@@ -580,7 +582,7 @@ mod tests {
 
         fn begin<'a>(&'a mut self, claim: &'a Claim) -> (&'a Kit, Batch<'a>) {
             let Rig { clock, kit, recorder, identity, progress_ns } = self;
-            (kit, Batch::begin(claim, *clock, recorder, identity, progress_ns))
+            (kit, Batch::begin(claim, clock.now_ns(), *clock, recorder, identity, progress_ns))
         }
 
         fn totals(self) -> (StageInterval, LedgerConnection) {

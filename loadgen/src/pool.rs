@@ -64,7 +64,8 @@ pub(crate) struct Pool<H> {
 }
 
 struct Slot<H> {
-    idle: Option<Connection<H>>,
+    /// Boxed: it goes to the worker and back for every batch.
+    idle: Option<Box<Connection<H>>>,
     /// Attempts, and connections lost, since the last answer.
     failures: u32,
 }
@@ -87,19 +88,23 @@ impl<H: Hammer> Pool<H> {
         }
     }
 
-    /// The worker's connection, opened if need be.
+    /// The worker's connection, if it has one that is not worn.
+    pub(crate) fn idle(&self, worker: usize, now_ns: u64) -> Option<Box<Connection<H>>> {
+        let idle = self.slots.borrow_mut()[worker].idle.take()?;
+        if self.is_worn(&idle, now_ns) {
+            self.close(*idle);
+            return None;
+        }
+        Some(idle)
+    }
+
+    /// A connection for the worker, which has none.
     ///
     /// # Errors
     /// After CONNECT_TIMEOUT_SECS, if other workers of the shard are connected. If nobody is, the
     /// target is down: then the run ends, and with it this wait.
-    pub(crate) async fn take(&self, worker: usize) -> Result<Connection<H>, NoConnection> {
+    pub(crate) async fn take(&self, worker: usize) -> Result<Box<Connection<H>>, NoConnection> {
         let begin_ns = self.clock.now_ns();
-        let idle = self.slots.borrow_mut()[worker].idle.take();
-        match idle {
-            Some(connection) if self.is_worn(&connection, begin_ns) => self.close(connection),
-            Some(connection) => return Ok(connection),
-            None => {}
-        }
         loop {
             let failures = self.slots.borrow()[worker].failures;
             if failures > 0 {
@@ -115,7 +120,9 @@ impl<H: Hammer> Pool<H> {
                     let conn = self.conn_next.replace(self.conn_next.get() + self.limits.conn_step);
                     let identity = Identity::new(conn, self.limits.keeps_ledger);
                     let opened_ns = self.clock.now_ns();
-                    return Ok(Connection { hammer, identity, opened_ns, has_answered: false });
+                    let connection =
+                        Connection { hammer, identity, opened_ns, has_answered: false };
+                    return Ok(Box::new(connection));
                 }
                 Err(failure) => {
                     self.slots.borrow_mut()[worker].failures += 1;
@@ -166,7 +173,7 @@ impl<H: Hammer> Pool<H> {
     }
 
     /// Gives a connection back after a batch that was answered.
-    pub(crate) fn put(&self, worker: usize, mut connection: Connection<H>) {
+    pub(crate) fn put(&self, worker: usize, mut connection: Box<Connection<H>>) {
         connection.has_answered = true;
         self.is_doubted.set(false);
         self.down_since_ns.set(None);
@@ -198,7 +205,7 @@ impl<H: Hammer> Pool<H> {
     pub(crate) fn retire(&self, worker: usize) {
         let idle = self.slots.borrow_mut()[worker].idle.take();
         if let Some(connection) = idle {
-            self.close(connection);
+            self.close(*connection);
         }
     }
 

@@ -189,14 +189,20 @@ async fn rest<H>(shop: &Shop<H>) {
 async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
     let watched = &shop.watched[worker];
     for attempt in 1.. {
-        let taken = watched.wait(WaitsFor::Connection, shop.pool.take(worker)).await;
-        let mut connection = match taken {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(failure)) => return refuse(shop, claim, &failure.code),
-            Err(_) => return refuse(shop, claim, code::REFUSED),
+        let (mut connection, begun_ns) = match shop.pool.idle(worker, claim.claimed_ns) {
+            Some(connection) => (connection, claim.claimed_ns),
+            None => {
+                let taken = watched.wait(WaitsFor::Connection, shop.pool.take(worker)).await;
+                match taken {
+                    Ok(Ok(connection)) => (connection, shop.clock.now_ns()),
+                    Ok(Err(failure)) => return refuse(shop, claim, &failure.code),
+                    Err(_) => return refuse(shop, claim, code::REFUSED),
+                }
+            }
         };
         let mut batch = Batch::begin(
             claim,
+            begun_ns,
             shop.clock,
             &shop.recorder,
             &mut connection.identity,
@@ -211,7 +217,7 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
             }
             Ok(Err(Broken::Stale)) if attempt < STALE_MAX => {
                 batch.withdraw();
-                shop.pool.discard(worker, connection, false);
+                shop.pool.discard(worker, *connection, false);
                 continue;
             }
             Ok(Err(Broken::Refused(reason))) => {
@@ -223,7 +229,7 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
                     batch.fail(code::REFUSED);
                     batch.close();
                 }
-                shop.pool.refused(worker, connection, &reason);
+                shop.pool.refused(worker, *connection, &reason);
                 if is_retried {
                     continue;
                 }
@@ -235,7 +241,7 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
         }
         let has_progressed = batch.has_progressed();
         batch.close();
-        return shop.pool.discard(worker, connection, has_progressed);
+        return shop.pool.discard(worker, *connection, has_progressed);
     }
 }
 

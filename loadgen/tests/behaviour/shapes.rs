@@ -106,7 +106,7 @@ fn a_base_that_is_too_much_does_not_starve_its_bursts() {
     let server = Script::default().service(Duration::from_millis(2)).start();
     let run = run(
         server.port,
-        "--burst rate=200,for=500ms,every=2s,base=1000,after=500ms -z 2s -c 4 --batch-size 1",
+        "--burst rate=100,for=1s,every=2s,base=1000,after=500ms -z 2s -c 4 --batch-size 1",
     );
     let late = seconds(&flow(&run, "base")["latency"]["lag"]["p90_ns"]);
     assert!(late > 0.5, "base: {late}");
