@@ -159,7 +159,7 @@ fn a_target_that_dies_on_the_way_leaves_a_partial_summary() {
     server.cut();
     let run = finish(child);
     assert_eq!((run.code, run.verdict()), (15, "unreachable"));
-    assert!(run.load("ok") >= 250, "{}", run.load("ok"));
+    assert!(run.load("ok") >= 50, "{}", run.load("ok"));
     assert!(run.load("unsent") + run.error("refused") > 0, "{}", run.json["load"]);
     assert!(run.load("offered") < 15_000);
 }
