@@ -29,9 +29,15 @@ impl Run {
         ns.as_f64().unwrap_or_else(|| panic!("latency.{kind}.{field}: {ns}")) / 1e9
     }
 
+    /// The share of all lag that a cause has.
+    pub(crate) fn lag_share(&self, cause: &str) -> f64 {
+        self.json["latency"]["lag"]["causes"][cause]["share"].as_f64().expect("a cause")
+    }
+
     /// The interval of a percentile in seconds; an open end is infinite.
     pub(crate) fn interval(&self, kind: &str, name: &str) -> (f64, f64) {
-        let bounds = &self.json["latency"][kind][format!("{name}_interval_ns")];
+        let bounds = &self.json["latency"][kind]["ci95"][format!("{name}_ns")];
+        assert!(bounds.is_array(), "{name} has no interval: {bounds}");
         let bound = |index: usize| bounds[index].as_f64().map(|ns| ns / 1e9);
         (bound(0).unwrap_or(0.0), bound(1).unwrap_or(f64::INFINITY))
     }

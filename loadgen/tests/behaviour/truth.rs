@@ -188,4 +188,5 @@ fn a_server_that_reads_slowly_shows_as_lag_for_the_socket_was_full() {
     // It could be written when all but what the kernel's buffers hold had been read, a few MiB.
     let (lag, service) = (run.latency("lag", "max_ns"), run.latency("service", "max_ns"));
     assert!(lag > 1.0 && service < last, "lag {lag}, service {service}");
+    assert!(run.lag_share("socket") > 0.5, "{}", run.json["latency"]["lag"]["causes"]);
 }
