@@ -1,7 +1,6 @@
 //! What a person sees: the real binary on a real terminal (in tmux).
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::server::Server;
@@ -9,11 +8,9 @@ use crate::tool::skip;
 
 /// A terminal of its own.
 struct Tmux {
-    socket: String,
+    /// Its socket, and what the shell in it writes.
     folder: tempfile::TempDir,
 }
-
-static TERMINALS: AtomicU32 = AtomicU32::new(0);
 
 impl Tmux {
     /// Runs the generator against `server` in a terminal of `width` and `height`; `before` stands in
@@ -29,9 +26,7 @@ impl Tmux {
             skip(test, "tmux is missing (apt-get install tmux)");
             return None;
         }
-        let number = TERMINALS.fetch_add(1, Ordering::Relaxed);
-        let socket = format!("logboom-{}-{number}", std::process::id());
-        let tmux = Tmux { socket, folder: tempfile::tempdir().unwrap() };
+        let tmux = Tmux { folder: tempfile::tempdir().unwrap() };
         let (program, port) = (env!("CARGO_BIN_EXE_logboom-loadgen"), server.port);
         // The shell outlives a Ctrl-C, which goes to all of the terminal's foreground.
         let script = format!(
@@ -59,7 +54,7 @@ impl Tmux {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .current_dir(self.folder.path())
-            .args(["-u", "-L", &self.socket])
+            .args(["-u", "-S", "socket"])
             .args(args)
             .output()
             .unwrap();
