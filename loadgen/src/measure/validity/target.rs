@@ -137,6 +137,9 @@ impl Watcher {
 
 /// The processes that listen at `addresses`.
 fn find(proc: &Path, addresses: &[Listens]) -> Result<Vec<u32>, String> {
+    if addresses.is_empty() {
+        return Err("there is no target but this process".to_owned());
+    }
     let mut inodes = BTreeSet::new();
     let mut is_here = false;
     for (is_udp, tables) in [(false, ["tcp", "tcp6"]), (true, ["udp", "udp6"])] {

@@ -86,18 +86,18 @@ fn every_signal_turns_bad_at_its_limit_and_says_what_to_try() {
         (
             "littles_law",
             |it| {
-                it.in_flight = Ok(InFlight { sampled_mean: 12.4, expected_mean: 10.0, error: 0.0 })
+                it.in_flight = Ok(InFlight { sampled_mean: 14.9, expected_mean: 10.0, error: 0.0 })
             },
-            |it| it.in_flight = Ok(InFlight { sampled_mean: 7.4, expected_mean: 10.0, error: 0.0 }),
+            |it| it.in_flight = Ok(InFlight { sampled_mean: 6.6, expected_mean: 10.0, error: 0.0 }),
             "report",
         ),
         (
             "littles_law",
             |it| {
-                it.in_flight = Ok(InFlight { sampled_mean: 15.0, expected_mean: 10.0, error: 1.3 })
+                it.in_flight = Ok(InFlight { sampled_mean: 16.0, expected_mean: 10.0, error: 1.6 })
             },
             |it| {
-                it.in_flight = Ok(InFlight { sampled_mean: 15.0, expected_mean: 10.0, error: 1.2 })
+                it.in_flight = Ok(InFlight { sampled_mean: 16.0, expected_mean: 10.0, error: 1.4 })
             },
             "seed",
         ),
