@@ -12,6 +12,7 @@ pub mod exit_code;
 pub mod hangup;
 pub mod nofile;
 pub mod ring_flags;
+mod rouse;
 pub mod shards;
 pub mod stop;
 pub mod units;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::awake::kept_awake;
-use crate::ring_flags;
+use crate::{ring_flags, rouse};
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -87,13 +87,16 @@ where
     Fut: Future<Output = T> + 'static,
 {
     assert!(plan.count > 0, "a program has at least one shard");
+    rouse::prepare().map_err(|source| StartError::Thread { name: plan.name.to_owned(), source })?;
     let (ready, readiness) = mpsc::channel::<Result<(), StartError>>();
+    let (begins, begun) = mpsc::channel::<usize>();
     let mut shards = Vec::with_capacity(plan.count);
     let mut gates = Vec::with_capacity(plan.count);
     for shard in 0..plan.count {
         let name = format!("{}-{shard}", plan.name);
         let (gate, go) = mpsc::channel::<()>();
         let (plan, make, ready) = (plan.clone(), make.clone(), ready.clone());
+        let begins = begins.clone();
         let thread_name = name.clone();
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let executor = match executor(&plan, &name) {
@@ -111,7 +114,12 @@ where
             let _ = ready.send(Ok(()));
             drop(ready);
             go.recv().ok()?;
-            Some(executor.run(kept_awake(make(shard))))
+            let work = make(shard);
+            Some(executor.run(kept_awake(async move {
+                let _ = begins.send(shard);
+                drop(begins);
+                work.await
+            })))
         });
         let thread = thread.map_err(|source| StartError::Thread { name: thread_name, source })?;
         shards.push(thread);
@@ -135,7 +143,27 @@ where
     for gate in gates {
         let _ = gate.send(());
     }
+    drop(begins);
+    await_begin(&shards, &begun);
     Ok(shards.into_iter().map(|thread| Shard { thread }).collect())
+}
+
+/// A shard that has not begun after so long is woken.
+const BEGIN: Duration = Duration::from_millis(20);
+
+/// Waits until every shard has had its first turn, or has ended in a panic.
+fn await_begin<T>(shards: &[JoinHandle<T>], begun: &mpsc::Receiver<usize>) {
+    let mut waiting: Vec<usize> = (0..shards.len()).collect();
+    while !waiting.is_empty() {
+        match begun.recv_timeout(BEGIN) {
+            Ok(shard) => waiting.retain(|&other| other != shard),
+            // All senders are gone: whoever has not begun never will.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                waiting.iter().for_each(|&shard| rouse::rouse(&shards[shard]));
+            }
+        }
+    }
 }
 
 /// Locked memory is charged per user and given back a moment after a process ended: try again.
@@ -198,5 +226,23 @@ mod tests {
             assert_eq!(shard.join(), (index, vec![cpus[index % cpus.len()]]));
         }
         assert!(ring_flags::wrapped_calls() >= 2 * 3);
+    }
+
+    #[test]
+    fn a_shard_that_sleeps_through_its_first_turn_is_woken() {
+        // A turn so short is mostly over before the executor asks, as on a machine that is far too
+        // busy: without being woken one of these starts slept for ever in two of three runs.
+        let plan = Plan {
+            name: "sleepy",
+            count: 1,
+            cpus: Vec::new(),
+            preempt: Duration::from_micros(6),
+            ring_depth: 64,
+            io_memory_bytes: 1 << 20,
+        };
+        for _ in 0..20 {
+            let shards = start(&plan, |shard| async move { shard }).unwrap();
+            shards.into_iter().for_each(|shard| assert_eq!(shard.join(), 0));
+        }
     }
 }
