@@ -14,6 +14,7 @@ use crate::config::{Config, Flow};
 use crate::coordinator::Coordinator;
 use crate::measure::environment::Granted;
 use crate::measure::ledger::Ledger;
+use crate::measure::pacing::PacingReport;
 use crate::measure::recorder::code;
 use crate::measure::slo::{SloResult, SloState};
 use crate::measure::summary::{Figures, Span, Summary, Verdict};
@@ -49,7 +50,9 @@ pub(crate) fn sum_up(
     let mut ledger = Ledger { run_id, connections: Vec::new() };
     let (mut last_failure, mut welcome) = (None, None);
     let mut less = BTreeSet::new();
+    let mut pacing = PacingReport::default();
     for report in reports {
+        pacing.add(&report.pacing);
         load_ended_ns = load_ended_ns.max(report.load_ended_ns);
         seen.push(report.seen);
         ledger.connections.extend(report.ledger);
@@ -103,6 +106,7 @@ pub(crate) fn sum_up(
     });
     let mut summary = Summary::new(manifest, verdict, figures, resources, rows);
     (summary.slos, summary.validity) = (slos, Some(validity));
+    summary.pacing = (!pacing.is_idle()).then_some(pacing);
     if verdict == Verdict::Invalid {
         summary.withhold();
     }

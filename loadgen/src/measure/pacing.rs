@@ -3,8 +3,13 @@
 //! What it achieved is the lag (sent − due) in the latencies; this says how much of it is the
 //! pacer's own, and what was paid.
 
+use std::fmt;
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::summary::{thousands, time};
 
 /// One lane's pacer, or the sum of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +37,28 @@ impl PacingReport {
         self.cpu_ns += other.cpu_ns;
     }
 
+    /// Nothing had to be paced: closed loop.
+    pub fn is_idle(&self) -> bool {
+        self.wakes == 0 && self.spun_ns == 0
+    }
+
+    /// For people: what it took in a run of `ran`.
+    pub fn told(&self, ran: Duration) -> impl fmt::Display {
+        let (wakes, ran_s) = (self.wakes as f64, ran.as_secs_f64().max(1e-9));
+        #[expect(clippy::cast_possible_truncation, reason = "a number of wakes")]
+        let per_second = (wakes / ran_s) as u64;
+        let late_ns = self.late_sum_ns / self.wakes.max(1);
+        let core = self.cpu_ns as f64 / 1e9 / ran_s * 100.0;
+        let spun = self.spun_ns as f64 / 1e9 / ran_s * 100.0;
+        format!(
+            "{} wakes a second, {} late on the mean and {} at most; awake waiting {spun:.1} %; \
+             shards took {core:.1} % of a core",
+            thousands(per_second),
+            time(late_ns),
+            time(self.late_max_ns),
+        )
+    }
+
     /// Notes that a pacer woke `late_ns` after the time it wanted.
     pub(crate) fn woke(&mut self, late_ns: u64) {
         self.wakes += 1;
@@ -55,5 +82,10 @@ mod tests {
         let expected =
             PacingReport { wakes: 3, late_sum_ns: 60, late_max_ns: 30, spun_ns: 15, cpu_ns: 21 };
         assert_eq!(sum, expected);
+        assert_eq!(
+            sum.told(Duration::from_nanos(42)).to_string(),
+            "71,428,571 wakes a second, 20 ns late on the mean and 30 ns at most; awake waiting \
+             35.7 %; shards took 50.0 % of a core"
+        );
     }
 }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
+use super::pacing::PacingReport;
 use super::progress::{Progress, Second};
 use super::resources::Resources;
 use super::slo::SloResult;
@@ -116,6 +117,9 @@ pub struct Summary {
     pub validity: Option<Validity>,
     /// What it cost.
     pub resources: Resources,
+    /// What keeping to the schedule took; only at the end, and not in closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pacing: Option<PacingReport>,
     /// Each second.
     pub series: Vec<Second>,
 }
@@ -152,6 +156,7 @@ impl Summary {
             slos: Vec::new(),
             validity: None,
             resources,
+            pacing: None,
             series,
         }
     }

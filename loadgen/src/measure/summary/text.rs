@@ -4,6 +4,7 @@
 //! [`super::latency`].
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use super::{
     Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Summary,
@@ -182,6 +183,10 @@ impl Summary {
             cpu_user_s + cpu_system_s,
             rss_peak_bytes as f64 / f64::from(1 << 20)
         )?;
+        if let Some(pacing) = &self.pacing {
+            let ran = Duration::from_nanos(self.warmup_ns.saturating_add(self.duration_ns));
+            writeln!(out, "  pacing     {}", pacing.told(ran))?;
+        }
         self.write_judgement(out)
     }
 }
@@ -395,6 +400,7 @@ mod tests {
             stages: Vec::new(),
             slos: Vec::new(),
             validity: None,
+            pacing: None,
             resources: Resources { cpu_user_s: 0.25, cpu_system_s: 0.5, rss_peak_bytes: 30 << 20 },
             series: Vec::new(),
         }

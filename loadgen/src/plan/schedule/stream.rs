@@ -334,7 +334,7 @@ mod tests {
             warm_up in 0u64..2,
             shards in 1u64..4,
             total in prop::option::of(1u64..4000),
-            visits in prop::collection::vec((0u64..400_000_000, 0u8..3, 1u64..50), 1..40),
+            visits in prop::collection::vec((0u64..400_000_000, 0u8..3, 1u64..50), 1..20),
         ) {
             let arrivals = if is_poisson { Arrivals::Poisson } else { Arrivals::Even };
             let bounds = Bounds { total, duration_ns: Some(3 * NANOS) };
