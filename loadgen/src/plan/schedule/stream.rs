@@ -327,6 +327,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case walks thousands of deadlines several times, unoptimised.
+        #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn however_it_is_taken_it_is_the_whole_part_in_order(
             shape in prop::sample::select(SHAPES.to_vec()),
