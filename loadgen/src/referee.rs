@@ -226,6 +226,7 @@ fn evidence(
     let elapsed_ns = begun.map_or(0, |(at, _)| nanos(at.elapsed()));
     let clocks = begun.and_then(|(_, clocks)| Some(Clocks::read()?.since(clocks?)));
     Evidence {
+        elapsed_ns,
         is_debug: cfg!(debug_assertions),
         is_open_loop: config.flows.iter().any(|flow| flow.shape != Shape::Closed),
         has_replies: config.flows.iter().any(|flow| flow.scheme != Scheme::Udp),

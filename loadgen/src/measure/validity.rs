@@ -10,11 +10,11 @@
 //! | `sample` | messages | too few for p99 |
 //! | `lag` | p99 of sent − due | above 5 ticks of the pacing and a tenth of the response p99, and not the target's doing |
 //! | `achieved` | sent ÷ offered | below 95 % |
-//! | `run_queue` | share of the run that a shard was ready and had no cpu | above 10 % |
+//! | `run_queue` | share of the run (of a second at least) that a shard was ready and had no cpu | above 10 % |
 //! | `littles_law` | mean in flight ÷ (throughput × mean time in flight) | off by more than a factor of 1.5, and the noise of its samples |
 //! | `clock` | steps of the wall clock, time suspended | more than 10 ms and 500 ppm |
 //! | `ceiling` | rate ÷ calibrated ceiling | above 90 % |
-//! | `target_cores` | time that the target took of our cpus | above 5 % of theirs |
+//! | `target_cores` | time that the target took of our cpus, in a run of a second at least | above 5 % of theirs |
 //! | `steady_state` | drift of throughput and median response over the run | significant, and above 20 % and 50 % |
 //!
 //! Where the limits come from: 10 messages beyond a percentile, as everywhere here. A tenth of the
@@ -93,6 +93,8 @@ pub struct Validity {
 /// What is known of a run; `Err` and `None` say that something is not, and why.
 #[derive(Clone, Debug)]
 pub struct Evidence {
+    /// From the start to the end, ns.
+    pub elapsed_ns: u64,
     /// Debug assertions are on.
     pub is_debug: bool,
     /// Messages follow a schedule (of at least one flow).
@@ -148,6 +150,9 @@ const CLOCK_PPM_MAX: u64 = 500;
 const CEILING_MAX: f64 = 0.9;
 const CEILING_CLOSE: f64 = 0.7;
 const TARGET_SHARE_MAX: f64 = 0.05;
+/// Shares of a shorter time say little: starting alone takes some milliseconds of it.
+const SHARES_FROM_NS: u64 = 1_000_000_000;
+const TOO_SHORT: &str = "the run was shorter than a second";
 
 impl Validity {
     /// Judges a run.
@@ -318,6 +323,9 @@ fn achieved(evidence: &Evidence) -> Signal {
 
 fn run_queue(evidence: &Evidence) -> Signal {
     let signal = signal("run_queue", "share");
+    if evidence.elapsed_ns < SHARES_FROM_NS {
+        return signal.not_assessed(TOO_SHORT);
+    }
     let Some(threads) = &evidence.threads else {
         return signal.not_assessed("the kernel does not tell (/proc/thread-self/schedstat)");
     };
@@ -396,6 +404,9 @@ fn ceiling(evidence: &Evidence) -> Signal {
 
 fn target_cores(evidence: &Evidence) -> Signal {
     let signal = signal("target_cores", "share");
+    if evidence.elapsed_ns < SHARES_FROM_NS {
+        return signal.not_assessed(TOO_SHORT);
+    }
     let shared = match &evidence.shared {
         Ok(shared) => shared,
         Err(why) => return signal.not_assessed(why),

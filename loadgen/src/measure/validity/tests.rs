@@ -8,6 +8,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A run that nothing can be said against.
 fn good() -> Evidence {
     Evidence {
+        elapsed_ns: 10_000_000_000,
         is_debug: false,
         is_open_loop: true,
         has_replies: true,
@@ -48,6 +49,24 @@ fn state(name: &str, spoil: impl FnOnce(&mut Evidence)) -> (SignalState, String)
 }
 
 use SignalState::{Bad, NotAssessed, Ok as Fine};
+
+#[test]
+fn a_run_of_less_than_a_second_says_nothing_about_shares_of_time() {
+    let mut evidence = Evidence { elapsed_ns: 999_999_999, ..good() };
+    evidence.threads = Some(threads(0.3, 0.5));
+    evidence.shared = Ok(Shared::new(vec![42], 500, 1_000));
+    let state = |evidence: &Evidence, name: &str| {
+        let validity = Validity::judge(evidence);
+        validity.signals.into_iter().find(|signal| signal.name == name).unwrap().state
+    };
+    for name in ["run_queue", "target_cores"] {
+        assert_eq!(state(&evidence, name), SignalState::NotAssessed, "{name}");
+    }
+    evidence.elapsed_ns += 1;
+    for name in ["run_queue", "target_cores"] {
+        assert_eq!(state(&evidence, name), SignalState::Bad, "{name}");
+    }
+}
 
 #[test]
 fn a_good_run_is_valid_and_all_its_signals_are_ok() {
