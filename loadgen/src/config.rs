@@ -122,8 +122,8 @@ impl From<Error> for Wrong {
 ///
 /// # Errors
 /// See [`Wrong`].
-pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<(Args, Config), Wrong> {
-    let line: Vec<OsString> = line.into_iter().collect();
+pub fn read(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<(Args, Config), Wrong> {
+    let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
     let command = command();
     let args = parse(command.clone(), &line)?;
     let Some(path) = &args.scenario else {

@@ -1,88 +1,152 @@
-//! What carries messages to a target: one file a protocol, behind one trait.
+//! What carries messages to a target: one file a protocol, behind two traits.
 //!
-//! Owns the contract between the worker and a protocol. A [`Hammer`] moves bytes and tells its
-//! [`Batch`] what happened (`before_write`, `wrote`, `after_read`, `answered`); the batch reads the
-//! clock and records, so that no protocol times itself, and no message costs a channel or an
-//! allocation. Replies come in as they are read: each read has a `done` of its own.
-//! Leaves connections to the pool, and schedules and counting to `plan` and `measure`.
-//!
-//! Invariant: `answered <= written <= encoded <= count`, and when a batch is closed each of its
-//! messages is settled exactly once.
+//! [`Hammer`] sends one message at a time, and is what people write for a protocol of their own.
+//! [`BatchHammer`] may have many on their way, and is what the protocols in this folder are. Owns
+//! the contract between the worker and either. Leaves connections to the pool, schedules and
+//! counting to `plan` and `measure`, and time to [`Batch`], which reads the clock whenever a hammer
+//! tells it something: nobody times himself.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use proto::hello::{Hello, Welcome};
+use proto::hello::Welcome;
 
-use self::pack::Packer;
-use crate::clock::Clock;
-use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Answer, Cause, Causes, Recorder, code};
-use crate::plan::payloads::{Author, Payloads, Stamp};
-use crate::tls::Tls;
+pub use self::batch::Batch;
+pub use self::one_by_one::Message;
+pub use crate::measure::recorder::Answer;
+use crate::measure::recorder::code;
+use crate::plan::payloads::{Payloads, Stamp};
 
+pub(crate) mod batch;
+pub(crate) mod ndjson;
 pub(crate) mod null;
+pub(crate) mod one_by_one;
 mod pack;
 mod replies;
 mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
-/// A protocol. `!Send`: it lives on one shard.
-pub(crate) trait Hammer: Sized + 'static {
-    /// Opens a connection, ready for its first batch.
+/// A protocol that has one message on its way, then the next: see [`crate::run_with`].
+///
+/// It lives on one shard (`!Send`), and must not block it: use glommio's sockets, or futures that
+/// wake their task. A message counts as sent when [`Self::hit`] is called and as answered when it
+/// returns; response and lag are counted from when it was due, whatever the hammer does.
+pub trait Hammer: Sized + 'static {
+    /// What a connection needs to know, in plain values; one for the whole run.
+    type Plan: Send + Sync + 'static;
+
+    /// Opens a connection, ready for its first message. Ended by CONNECT_TIMEOUT_SECS.
+    ///
+    /// # Errors
+    /// Why there is none; it is tried again, at growing intervals.
+    fn connect(plan: &Self::Plan) -> impl Future<Output = Result<Self, NoConnection>>;
+
+    /// Sends one message and waits for what becomes of it.
+    ///
+    /// Cancelled by dropping the future, at REPLY_TIMEOUT_SECS or at the end of the run; the
+    /// connection is dropped, too.
+    ///
+    /// # Errors
+    /// [`Failure::Rejected`] if the target said no and the connection can go on,
+    /// [`Failure::Broken`] if it cannot.
+    fn hit(&mut self, message: &Message<'_>) -> impl Future<Output = Result<Answer, Failure>>;
+
+    /// Says good-bye, where the protocol has a word for it; does not wait.
+    fn close(self) {}
+}
+
+/// What became of a message that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The target said no, by this code; the connection goes on.
+    Rejected(String),
+    /// The connection cannot go on.
+    Broken(Broken),
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Failure {
+        Failure::Broken(broken)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(_: std::io::Error) -> Failure {
+        Failure::Broken(Broken::Reset)
+    }
+}
+
+/// A protocol that may have many messages on their way. `!Send`: it lives on one shard.
+pub trait BatchHammer: Sized + 'static {
+    /// What it needs to know, in plain values: one for all connections of a flow.
+    type Plan: Send + Sync + 'static;
+    /// What the connections of a flow on one shard have in common: the address that answered last,
+    /// buffers that nobody needs between two polls.
+    type Lane: 'static;
+
+    /// Made once on each shard.
+    fn lane(plan: &Arc<Self::Plan>) -> Self::Lane;
+
+    /// Opens a connection, ready for its first batch, within `timeout`.
+    ///
+    /// # Errors
+    /// Why there is none; it is tried again, at growing intervals.
     fn connect(
-        target: &Target,
+        lane: &Rc<Self::Lane>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Self, NoConnection>>;
 
     /// Sends the whole batch and takes the replies, until every message is answered.
     ///
     /// Cancelled by dropping the future; the connection is then dropped, too.
-    fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>)
-    -> impl Future<Output = Result<(), Broken>>;
+    ///
+    /// # Errors
+    /// The connection cannot go on; what the batch has not settled fails with the error's code.
+    fn carry(
+        &mut self,
+        kit: &Kit,
+        batch: &mut Batch<'_>,
+    ) -> impl Future<Output = Result<(), Broken>>;
 
     /// Says good-bye, where the protocol has a word for it; does not wait.
     fn close(self);
-}
 
-/// Where to connect, and what to ask for.
-#[derive(Debug)]
-pub(crate) struct Target {
-    /// Every address that the name resolved to, at least one.
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// How to speak TLS, where it is spoken.
-    pub(crate) tls: Option<Tls>,
-    /// Sent first where something other than the server's defaults is asked for.
-    pub(crate) hello: Option<Hello>,
-    /// The address that answered last is tried first.
-    pub(crate) preferred: Cell<usize>,
-    /// The latest answer to our hello.
-    pub(crate) welcome: RefCell<Option<Welcome>>,
+    /// What the server granted, where the protocol is Logboom's own.
+    fn welcome(_lane: &Self::Lane) -> Option<Welcome> {
+        None
+    }
 }
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
-pub(crate) struct NoConnection {
+pub struct NoConnection {
     /// `refused`, or what the server said.
-    pub(crate) code: String,
+    pub code: String,
     /// For people.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 impl NoConnection {
-    pub(crate) fn refused(reason: impl ToString) -> NoConnection {
+    /// Nobody listens, or whoever does wants nothing of us.
+    pub fn refused(reason: impl ToString) -> NoConnection {
         NoConnection { code: code::REFUSED.to_owned(), reason: reason.to_string() }
     }
 }
 
-/// Why a connection cannot go on. What the batch has not settled yet fails with [`Self::code`].
+impl From<std::io::Error> for NoConnection {
+    fn from(error: std::io::Error) -> NoConnection {
+        NoConnection::refused(error)
+    }
+}
+
+/// Why a connection cannot go on. What its batch has not settled yet fails with a code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
-    /// It was closed while idle, before anything of this batch was sent: try another one.
+pub enum Broken {
+    /// It was closed while idle, before anything of this batch was sent: another one is tried.
     Stale,
     /// Closed or reset with messages unanswered.
     Reset,
@@ -95,7 +159,8 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
-    pub(crate) fn code(&self) -> &str {
+    /// As errors are counted.
+    pub fn code(&self) -> &str {
         match self {
             Broken::Stale | Broken::Reset => code::RESET,
             Broken::Refused(_) => code::REFUSED,
@@ -110,645 +175,23 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// What a shard lends to its hammers for the length of one poll, so that ten thousand idle
 /// connections need no buffers.
-pub(crate) struct Kit {
+pub struct Kit {
     pub(crate) payloads: Payloads,
-    pub(crate) read: RefCell<Box<[u8]>>,
-    pub(crate) write: RefCell<Vec<u8>>,
     /// The time in the next messages; its date is rendered once a second.
     pub(crate) stamp: RefCell<Stamp>,
-    /// Lines go as they are, not as gzip members.
-    pub(crate) is_plain: bool,
-    /// Makes members of them, unless they go as they are.
-    pub(crate) packer: RefCell<Option<Packer>>,
-    /// Bytes of messages in a datagram.
-    pub(crate) datagram_bytes: usize,
+    /// Room for what is read, 256 KiB.
+    pub read: RefCell<Box<[u8]>>,
+    /// Room for what is to be written; whoever takes it empties it first.
+    pub write: RefCell<Vec<u8>>,
 }
 
 impl Kit {
-    pub(crate) fn new(payloads: Payloads, compress: bool, datagram_bytes: usize) -> Kit {
+    pub(crate) fn new(payloads: Payloads) -> Kit {
         Kit {
             payloads,
-            is_plain: !compress,
-            packer: RefCell::new(compress.then(Packer::new)),
-            datagram_bytes,
+            stamp: RefCell::default(),
             read: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             write: RefCell::default(),
-            stamp: RefCell::default(),
         }
-    }
-}
-
-/// Who a connection is in its messages, and what became of them.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    author: Author,
-    next_seq: u64,
-    /// Ranges only if they are asked for; `conn` and `sent` always.
-    ledger: LedgerConnection,
-    keeps_ledger: bool,
-    /// Writes whose messages are not all answered: up to which message of the batch, and when.
-    writes: VecDeque<Write>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Write {
-    end: u64,
-    at_ns: u64,
-}
-
-impl Identity {
-    pub(crate) fn new(conn: u64, keeps_ledger: bool) -> Identity {
-        Identity {
-            author: Author::new(conn),
-            next_seq: 0,
-            ledger: LedgerConnection { conn, ..LedgerConnection::default() },
-            keeps_ledger,
-            writes: VecDeque::with_capacity(16),
-        }
-    }
-
-    /// Messages that it has carried.
-    pub(crate) fn sent(&self) -> u64 {
-        self.next_seq
-    }
-
-    pub(crate) fn into_ledger(self) -> Option<LedgerConnection> {
-        (self.keeps_ledger && self.ledger.sent > 0).then_some(self.ledger)
-    }
-}
-
-/// When the messages of a batch are due.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Dues {
-    /// All at once: the worker was free.
-    Same(u64),
-    /// One by one, in order.
-    Each(Vec<u64>),
-}
-
-/// Messages that a worker takes up, at least one, all of one stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) count: u64,
-    /// The stage in which all of them are due.
-    pub(crate) stage: usize,
-    pub(crate) dues: Dues,
-    /// Since when their worker was free.
-    pub(crate) free_ns: u64,
-    /// When it took them up.
-    pub(crate) claimed_ns: u64,
-}
-
-impl Claim {
-    /// Calls `each(due_ns, n)` for the messages `range`, in runs that are due together.
-    fn runs(&self, range: std::ops::Range<u64>, mut each: impl FnMut(u64, u64)) {
-        match &self.dues {
-            Dues::Same(due_ns) => each(*due_ns, range.end - range.start),
-            #[expect(clippy::cast_possible_truncation, reason = "indices of a Vec")]
-            Dues::Each(dues) => {
-                let dues = &dues[range.start as usize..range.end as usize];
-                dues.iter().for_each(|&due_ns| each(due_ns, 1));
-            }
-        }
-    }
-
-    /// Counts all of it as failed without a connection.
-    pub(crate) fn refuse(&self, recorder: &mut Recorder, code: &str, at_ns: u64) {
-        let mut recorder = recorder.stage(self.stage);
-        recorder.taken(self.count);
-        recorder.failed(code, self.count);
-        recorder.settling();
-        self.runs(0..self.count, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
-    }
-}
-
-/// The messages that a connection carries: at most one batch a connection.
-pub(crate) struct Batch<'a> {
-    claim: &'a Claim,
-    clock: Clock,
-    recorder: &'a RefCell<Recorder>,
-    identity: &'a mut Identity,
-    /// When a reply came, or the batch began; the watchdog reads it.
-    progress_ns: &'a Cell<u64>,
-    first_seq: u64,
-    encoded: u64,
-    written: u64,
-    answered: u64,
-    has_progressed: bool,
-    /// When it had a connection.
-    begun_ns: u64,
-    /// How long the socket took no more, up to the latest write, and since when it takes none now.
-    blocked_ns: u64,
-    blocked_since_ns: Option<u64>,
-    write_ns: u64,
-    /// When the latest part of a member went.
-    part_ns: u64,
-    read_ns: u64,
-    /// The latest read that settled any of it.
-    settled_ns: u64,
-}
-
-impl<'a> Batch<'a> {
-    /// A batch that begins at `now_ns`, when it has a connection; its messages count as sent unless
-    /// it is withdrawn.
-    pub(crate) fn begin(
-        claim: &'a Claim,
-        now_ns: u64,
-        clock: Clock,
-        recorder: &'a RefCell<Recorder>,
-        identity: &'a mut Identity,
-        progress_ns: &'a Cell<u64>,
-    ) -> Batch<'a> {
-        assert!(identity.writes.is_empty(), "one batch a connection");
-        recorder.borrow_mut().stage(claim.stage).taken(claim.count);
-        progress_ns.set(now_ns);
-        let first_seq = identity.next_seq;
-        Batch {
-            claim,
-            clock,
-            recorder,
-            identity,
-            progress_ns,
-            first_seq,
-            encoded: 0,
-            written: 0,
-            answered: 0,
-            has_progressed: false,
-            begun_ns: now_ns,
-            blocked_ns: 0,
-            blocked_since_ns: None,
-            write_ns: now_ns,
-            part_ns: now_ns,
-            read_ns: now_ns,
-            settled_ns: 0,
-        }
-    }
-
-    /// Appends the next messages to `out`, as many as keep it within `bytes_max` (at least one).
-    pub(crate) fn encode(&mut self, kit: &Kit, out: &mut Vec<u8>, bytes_max: usize) {
-        let line_bytes_max = kit.payloads.line_bytes_max();
-        out.reserve(bytes_max.max(out.len() + line_bytes_max) - out.len());
-        let stamp = &mut *kit.stamp.borrow_mut();
-        // When the batch began, or of the write before this one.
-        stamp.set(self.clock.unix_ns(self.write_ns));
-        let full = bytes_max.saturating_sub(line_bytes_max);
-        while self.encoded < self.claim.count {
-            let seq = self.first_seq + self.encoded;
-            kit.payloads.append(out, stamp, &self.identity.author, seq);
-            self.encoded += 1;
-            if out.len() > full {
-                break;
-            }
-        }
-    }
-
-    /// Messages not encoded yet.
-    pub(crate) fn unencoded(&self) -> u64 {
-        self.claim.count - self.encoded
-    }
-
-    /// Messages encoded whose last byte is not written yet.
-    pub(crate) fn unwritten(&self) -> u64 {
-        self.encoded - self.written
-    }
-
-    /// Nothing of it has been written yet.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.encoded == 0
-    }
-
-    /// Every message is answered.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.answered == self.claim.count
-    }
-
-    /// Whether a reply came for any of it.
-    pub(crate) fn has_progressed(&self) -> bool {
-        self.has_progressed
-    }
-
-    /// Called just before a write.
-    pub(crate) fn before_write(&mut self) {
-        self.write_ns = self.clock.now_ns();
-        if let Some(since_ns) = self.blocked_since_ns.take() {
-            self.blocked_ns += self.write_ns - since_ns;
-        }
-    }
-
-    /// That write left something over, or nothing of it was taken: the socket is full.
-    pub(crate) fn blocked(&mut self) {
-        self.blocked_since_ns.get_or_insert(self.write_ns);
-    }
-
-    /// That write took the last bytes of `n` more messages.
-    pub(crate) fn wrote(&mut self, n: u64) {
-        self.written_at(n, self.write_ns);
-    }
-
-    /// That write took a part of a member, whose lines cannot be told apart on the wire.
-    pub(crate) fn wrote_part(&mut self) {
-        self.part_ns = self.write_ns;
-    }
-
-    /// A reply shows that `n` more messages were in the parts of a member that are written.
-    pub(crate) fn proved(&mut self, n: u64) {
-        self.written_at(n, self.part_ns);
-    }
-
-    fn written_at(&mut self, n: u64, at_ns: u64) {
-        if n == 0 {
-            return;
-        }
-        let range = self.written..self.written + n;
-        assert!(range.end <= self.encoded, "only what was encoded is written");
-        let recorder = &mut *self.recorder.borrow_mut();
-        let mut recorder = recorder.stage(self.claim.stage);
-        let mut lateness = Lateness::new(self.claim, self.begun_ns, self.blocked_ns, at_ns);
-        self.claim.runs(range.clone(), |due_ns, n| {
-            recorder.sent(due_ns, at_ns, n);
-            lateness.add(due_ns, n);
-        });
-        recorder.sending(lateness.causes());
-        self.written = range.end;
-        self.identity.writes.push_back(Write { end: range.end, at_ns });
-    }
-
-    /// All that is written is settled: the protocol knows no reply.
-    pub(crate) fn settle_without_reply(&mut self) {
-        let n = self.unanswered();
-        self.recorder.borrow_mut().stage(self.claim.stage).unacknowledged(n);
-        settle(self.identity, &mut self.answered, n, |_, _| {});
-        self.progress_ns.set(self.write_ns);
-        self.has_progressed = true;
-    }
-
-    /// Called just after a read.
-    pub(crate) fn after_read(&mut self) {
-        self.read_ns = self.clock.now_ns();
-    }
-
-    /// Messages that are written and wait for a reply.
-    pub(crate) fn unanswered(&self) -> u64 {
-        self.written - self.answered
-    }
-
-    /// The next `n` messages were answered in that read.
-    pub(crate) fn answered(&mut self, answer: Answer, n: u64) {
-        assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
-        let first = self.first_seq + self.answered;
-        let done_ns = self.read_ns;
-        let recorder = &mut *self.recorder.borrow_mut();
-        let mut recorder = recorder.stage(self.claim.stage);
-        recorder.answered(answer, n);
-        if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
-            recorder.settling();
-            recorder.heard(done_ns);
-        }
-        let claim = self.claim;
-        settle(self.identity, &mut self.answered, n, |sent_ns, range| {
-            recorder.served(sent_ns, done_ns, range.end - range.start);
-            claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
-        });
-        if answer == Answer::Ok && self.identity.keeps_ledger {
-            self.identity.ledger.acknowledge(first, n);
-        }
-        self.progress_ns.set(done_ns);
-        self.has_progressed = true;
-    }
-
-    /// The next `n` messages were answered with an error in that read.
-    pub(crate) fn rejected(&mut self, code: &str, n: u64) {
-        assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
-        let done_ns = self.read_ns;
-        let recorder = &mut *self.recorder.borrow_mut();
-        let mut recorder = recorder.stage(self.claim.stage);
-        recorder.failed(code, n);
-        if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
-            recorder.settling();
-            recorder.heard(done_ns);
-        }
-        let claim = self.claim;
-        settle(self.identity, &mut self.answered, n, |sent_ns, range| {
-            claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n));
-        });
-        self.progress_ns.set(done_ns);
-        self.has_progressed = true;
-    }
-
-    /// What is not settled yet fails with `code`.
-    pub(crate) fn fail(&mut self, code: &str) {
-        let unsettled = self.claim.count - self.answered;
-        self.recorder.borrow_mut().stage(self.claim.stage).failed(code, unsettled);
-        self.abandon();
-    }
-
-    /// What is not settled yet was not answered when the run gave up waiting.
-    pub(crate) fn give_up(&mut self) {
-        let unsettled = self.claim.count - self.answered;
-        self.recorder.borrow_mut().stage(self.claim.stage).unanswered(unsettled);
-        self.abandon();
-    }
-
-    fn abandon(&mut self) {
-        let at_ns = self.clock.now_ns();
-        let recorder = &mut *self.recorder.borrow_mut();
-        let mut recorder = recorder.stage(self.claim.stage);
-        recorder.settling();
-        let unanswered = self.written - self.answered;
-        let claim = self.claim;
-        settle(self.identity, &mut self.answered, unanswered, |sent_ns, range| {
-            claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), at_ns, n));
-        });
-        let never_written = self.written..self.claim.count;
-        self.claim.runs(never_written, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
-        self.answered = self.claim.count;
-    }
-
-    /// Takes a batch back of which nothing was written: another connection will carry it.
-    pub(crate) fn withdraw(self) {
-        assert!(self.is_fresh(), "what was encoded may have been sent");
-        self.recorder.borrow_mut().stage(self.claim.stage).returned(self.claim.count);
-    }
-
-    /// Ends a settled batch.
-    pub(crate) fn close(self) {
-        assert!(self.is_settled(), "a batch ends when every message is settled");
-        debug_assert!(self.identity.writes.is_empty());
-        self.identity.next_seq = self.first_seq + self.claim.count;
-        self.identity.ledger.sent = self.identity.next_seq;
-    }
-}
-
-/// Why the messages of one write are late.
-///
-/// ```text
-/// due ── window full ── free ── shard busy ── claimed ── connecting ── begun ── shard busy, socket ── sent
-/// ```
-///
-/// A message that becomes due later than one of these moments begins its way there. All but the
-/// deadlines are the same for all messages of the write.
-struct Lateness {
-    free_ns: u64,
-    sent_ns: u64,
-    connecting_ns: u64,
-    socket_ns: u64,
-    count: u64,
-    lag: Cause,
-    window_full: Cause,
-}
-
-impl Lateness {
-    fn new(claim: &Claim, begun_ns: u64, blocked_ns: u64, sent_ns: u64) -> Lateness {
-        Lateness {
-            free_ns: claim.free_ns,
-            sent_ns,
-            connecting_ns: begun_ns.saturating_sub(claim.claimed_ns),
-            socket_ns: blocked_ns.min(sent_ns.saturating_sub(begun_ns)),
-            count: 0,
-            lag: Cause::default(),
-            window_full: Cause::default(),
-        }
-    }
-
-    fn add(&mut self, due_ns: u64, n: u64) {
-        let many = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(n), max_ns: ns };
-        self.count += n;
-        self.lag.add(many(self.sent_ns.saturating_sub(due_ns)));
-        self.window_full.add(many(self.free_ns.saturating_sub(due_ns)));
-    }
-
-    fn causes(&self) -> Causes {
-        let all = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(self.count), max_ns: ns };
-        let (connecting, socket) = (all(self.connecting_ns), all(self.socket_ns));
-        // What is left. The earliest deadline has the most of all.
-        let shard_busy = Cause {
-            sum_ns: self
-                .lag
-                .sum_ns
-                .saturating_sub(self.window_full.sum_ns + connecting.sum_ns + socket.sum_ns),
-            max_ns: self
-                .lag
-                .max_ns
-                .saturating_sub(self.window_full.max_ns + connecting.max_ns + socket.max_ns),
-        };
-        Causes { window_full: self.window_full, shard_busy, connecting, socket }
-    }
-}
-
-/// Gives `each` the next `n` messages, in runs that were sent at the same time.
-fn settle(
-    identity: &mut Identity,
-    answered: &mut u64,
-    n: u64,
-    mut each: impl FnMut(u64, std::ops::Range<u64>),
-) {
-    let end = *answered + n;
-    while *answered < end {
-        let write = identity.writes.front().expect("what is answered was written");
-        let (run_end, sent_ns) = (write.end.min(end), write.at_ns);
-        each(sent_ns, *answered..run_end);
-        if run_end == write.end {
-            identity.writes.pop_front();
-        }
-        *answered = run_end;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::replies::ReplyLines;
-    use super::*;
-    use crate::allocations;
-    use crate::measure::recorder::StageInterval;
-
-    struct Rig {
-        clock: Clock,
-        kit: Kit,
-        recorder: RefCell<Recorder>,
-        identity: Identity,
-        progress_ns: Cell<u64>,
-    }
-
-    impl Rig {
-        fn new() -> Rig {
-            Rig {
-                clock: Clock::start(),
-                kit: Kit::new(Payloads::new(1, "r", 0), false, 1400),
-                recorder: RefCell::default(),
-                identity: Identity::new(3, true),
-                progress_ns: Cell::new(0),
-            }
-        }
-
-        fn begin<'a>(&'a mut self, claim: &'a Claim) -> (&'a Kit, Batch<'a>) {
-            let Rig { clock, kit, recorder, identity, progress_ns } = self;
-            (kit, Batch::begin(claim, clock.now_ns(), *clock, recorder, identity, progress_ns))
-        }
-
-        fn totals(self) -> (StageInterval, LedgerConnection) {
-            (only(&mut self.recorder.into_inner()), self.identity.ledger)
-        }
-    }
-
-    fn only(recorder: &mut Recorder) -> StageInterval {
-        recorder.close_interval().stages.pop().expect("something has happened")
-    }
-
-    fn write_all(kit: &Kit, batch: &mut Batch<'_>, out: &mut Vec<u8>) {
-        out.clear();
-        while batch.unencoded() > 0 {
-            batch.encode(kit, out, out.len() + 64 * 1024);
-            batch.before_write();
-            batch.wrote(batch.unwritten());
-        }
-    }
-
-    fn closed(count: u64) -> Claim {
-        Claim { count, stage: 0, dues: Dues::Same(0), free_ns: 0, claimed_ns: 0 }
-    }
-
-    fn open(count: u64) -> Claim {
-        let dues = Dues::Each((0..count).map(|n| n * 1000).collect());
-        Claim { dues, ..closed(count) }
-    }
-
-    #[test]
-    fn a_batch_from_payload_to_histogram_allocates_nothing() {
-        for claim in [closed(2000), open(2000)] {
-            let mut rig = Rig::new();
-            let mut out = Vec::with_capacity(1 << 20);
-            let chunk = proto::reply::OK_LINE.repeat(1000);
-            let mut replies = ReplyLines::default();
-            let mut run = |rig: &mut Rig| {
-                let (kit, mut batch) = rig.begin(&claim);
-                write_all(kit, &mut batch, &mut out);
-                for _ in 0..2 {
-                    batch.after_read();
-                    for run in replies.feed(&chunk).unwrap() {
-                        batch.answered(Answer::Ok, run.count);
-                    }
-                }
-                batch.close();
-            };
-            run(&mut rig);
-            // A new second is rendered with some allocations; one of three batches is within one.
-            let fewest = (0..3).map(|_| allocations::during(|| run(&mut rig))).min();
-            assert_eq!(fewest, Some(0), "{claim:?}");
-            let (totals, ledger) = rig.totals();
-            assert_eq!(totals.tally.counts.ok, 8000);
-            assert_eq!(ledger.ok, [(0, 8000)]);
-            assert_eq!(totals.latencies.response.values.len(), 8000);
-            assert_eq!(totals.latencies.lag.values.len(), 8000);
-        }
-    }
-
-    #[test]
-    fn the_lines_of_a_batch_follow_those_of_the_one_before() {
-        let mut rig = Rig::new();
-        let mut lines = Vec::new();
-        for count in [3, 2] {
-            let claim = closed(count);
-            let (kit, mut batch) = rig.begin(&claim);
-            let mut out = Vec::new();
-            write_all(kit, &mut batch, &mut out);
-            batch.answered(Answer::Filtered, count);
-            batch.close();
-            lines.extend(String::from_utf8(out).unwrap().lines().map(str::to_owned));
-        }
-        for (seq, line) in lines.iter().enumerate() {
-            assert!(line.ends_with(&format!("\"conn\":3,\"seq\":{seq}}}")), "{line}");
-        }
-        let (totals, ledger) = rig.totals();
-        assert_eq!((totals.tally.counts.filtered, ledger.sent, ledger.ok.len()), (5, 5, 0));
-    }
-
-    #[test]
-    fn a_broken_batch_settles_each_message_once() {
-        let mut rig = Rig::new();
-        let claim = closed(2000);
-        let (kit, mut batch) = rig.begin(&claim);
-        let mut out = Vec::new();
-        batch.encode(kit, &mut out, 64 * 1024);
-        batch.before_write();
-        batch.wrote(100);
-        batch.answered(Answer::Ok, 30);
-        batch.rejected("overloaded", 20);
-        batch.fail(Broken::Reset.code());
-        batch.close();
-        let (totals, ledger) = rig.totals();
-        let counts = totals.tally.counts;
-        assert_eq!((counts.sent, counts.ok, counts.in_flight()), (2000, 30, 0));
-        assert_eq!((counts.errors["overloaded"], counts.errors["reset"]), (20, 1950));
-        let latencies = totals.latencies;
-        assert_eq!(latencies.response.values.len(), 30);
-        assert_eq!(latencies.response.censored.len(), 1970);
-        // 100 were written: 30 answered, 70 watched from their write on.
-        assert_eq!(latencies.service.censored.len(), 70);
-        assert_eq!((latencies.lag.values.len(), latencies.lag.censored.len()), (100, 1900));
-        assert_eq!((ledger.sent, &ledger.ok[..]), (2000, &[(0, 30)][..]));
-    }
-
-    #[test]
-    fn a_withdrawn_batch_leaves_no_trace() {
-        let mut rig = Rig::new();
-        let claim = closed(10);
-        let (_, batch) = rig.begin(&claim);
-        batch.withdraw();
-        let (totals, ledger) = rig.totals();
-        assert_eq!((totals.tally.counts.sent, ledger.sent), (0, 0));
-    }
-
-    #[test]
-    fn a_refused_claim_counts_as_sent_and_failed() {
-        let mut recorder = Recorder::default();
-        open(10).refuse(&mut recorder, code::REFUSED, 1_000_000);
-        let totals = only(&mut recorder);
-        assert_eq!((totals.tally.counts.sent, totals.tally.counts.errors["refused"]), (10, 10));
-        assert_eq!(totals.latencies.lag.censored.len(), 10);
-        assert_eq!(totals.latencies.service.censored.len(), 0);
-    }
-
-    #[test]
-    fn lag_is_split_by_what_the_message_waited_for() {
-        let dues = Dues::Each(vec![100, 400, 900]);
-        let claim = Claim { count: 3, stage: 0, dues, free_ns: 500, claimed_ns: 1_000 };
-        // A connection at 3,000; the socket was full for 250 before the write at 5,000.
-        let mut lateness = Lateness::new(&claim, 3_000, 250, 5_000);
-        claim.runs(0..3, |due_ns, n| lateness.add(due_ns, n));
-        let Causes { window_full, shard_busy, connecting, socket } = lateness.causes();
-        assert_eq!((window_full.sum_ns, window_full.max_ns), (400 + 100, 400));
-        assert_eq!((connecting.sum_ns, connecting.max_ns), (3 * 2_000, 2_000));
-        assert_eq!((socket.sum_ns, socket.max_ns), (3 * 250, 250));
-        // From free or due to claimed, and from the connection to the write but for the socket.
-        assert_eq!((shard_busy.sum_ns, shard_busy.max_ns), (500 + 500 + 100 + 3 * 1_750, 2_250));
-        let parts = [window_full, shard_busy, connecting, socket];
-        let lags = (5_000 - 100) + (5_000 - 400) + (5_000 - 900);
-        assert_eq!(parts.iter().map(|cause| cause.sum_ns).sum::<u128>(), lags);
-    }
-
-    #[test]
-    fn a_full_socket_is_told_from_a_busy_shard() {
-        let mut rig = Rig::new();
-        let claim = closed(2000);
-        let (kit, mut batch) = rig.begin(&claim);
-        let mut out = Vec::new();
-        batch.encode(kit, &mut out, 1 << 20);
-        batch.before_write();
-        batch.wrote(1);
-        batch.blocked();
-        let pause = std::time::Duration::from_millis(20);
-        std::thread::sleep(pause);
-        batch.before_write();
-        batch.wrote(1999);
-        batch.answered(Answer::Ok, 2000);
-        batch.close();
-        let causes = rig.totals().0.tally.causes;
-        let pause_ns = pause.as_nanos();
-        assert!(causes.socket.sum_ns >= 1999 * pause_ns, "{causes:?}");
-        assert_eq!(causes.socket.sum_ns, 1999 * u128::from(causes.socket.max_ns));
-        assert_eq!(
-            (causes.window_full, causes.connecting.max_ns > 1_000_000_000),
-            (Cause::default(), false)
-        );
     }
 }

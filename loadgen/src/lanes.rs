@@ -1,10 +1,9 @@
 //! What each lane is told: the flows of a run, divided among its shards.
 //!
-//! A *lane* is a shard's part of a flow. Owns the division, and whatever a flow needs before it can
-//! begin (addresses, keys, payloads); leaves running to `shard`.
+//! A *lane* is a shard's part of a flow. Owns the division; leaves what a flow aims at to `target`
+//! and running to `shard`.
 //! Invariant: the lanes of a flow have all its workers, and all its messages, once.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -12,7 +11,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use runtime::stop::Stop;
 
 use crate::clock::Clock;
-use crate::config::{Config, Flow, Scheme};
+use crate::config::{Config, Flow};
+use crate::dispatch;
 use crate::error::Error;
 use crate::measure::recorder::Latencies;
 use crate::measure::slo::Names;
@@ -21,7 +21,7 @@ use crate::measure::validity::target::Listens;
 use crate::plan::payloads::Payloads;
 use crate::plan::schedule::{Part, Schedule};
 use crate::shard::{News, Orders};
-use crate::{dispatch, tls};
+use crate::target::Target;
 
 /// News that wait for the coordinator, for each lane. Seconds for which there is no room are
 /// merged on the lane, so that a stopped terminal costs a bounded amount of memory: each holds
@@ -31,6 +31,8 @@ const NEWS_PER_LANE: usize = 8;
 /// Orders of each shard, and the coordinator's ends of the channels.
 pub(crate) struct Channels {
     pub(crate) orders: Vec<Vec<Orders>>,
+    /// Where the targets listen.
+    pub(crate) listens: Vec<Listens>,
     pub(crate) news: Receiver<News>,
     /// Emptied histograms go back this way.
     pub(crate) blanks: async_channel::Sender<Latencies>,
@@ -71,7 +73,14 @@ pub(crate) fn names(config: &Config) -> Names {
 /// What each shard is told: one [`Orders`] for each *lane*, a shard's part of a flow. A flow with
 /// fewer workers than there are shards has as many lanes as workers, beginning at another shard
 /// than the flow before it.
-pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
+///
+/// # Errors
+/// Those of `aim`, which says what a flow aims at.
+pub(crate) fn orders(
+    config: &Config,
+    halt: &Stop,
+    aim: &dyn Fn(&Flow) -> Result<Target, Error>,
+) -> Result<Channels, Error> {
     let counts: Vec<usize> =
         config.flows.iter().map(|flow| flow.concurrency.min(config.shards)).collect();
     let lanes: usize = counts.iter().sum();
@@ -80,6 +89,7 @@ pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
     let (blanks, emptied) = async_channel::bounded(2 * lanes);
     let run_id = config.run_id.as_deref().expect("resolved");
     let mut orders = vec![Vec::new(); config.shards];
+    let mut listens = Vec::new();
     let (mut lane, mut shard) = (0, 0);
     for (index, (flow, parts)) in config.flows.iter().zip(counts).enumerate() {
         let schedule = Arc::new(flow.schedule(config.warmup_secs));
@@ -91,9 +101,8 @@ pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
             false => (flow.batch_size, vec![0; flow.concurrency], 0),
         };
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
-        let addresses = addresses(flow)?;
-        let tls = flow.tls()?;
-        let token = flow.auth_token_file.as_ref().map(tls::token).transpose()?;
+        let target = aim(flow)?;
+        listens.extend(&target.listens);
         let payloads = Payloads::new(config.seed, run_id, flow.payload_bytes);
         for part in 0..parts {
             let first: Vec<u64> = first.iter().skip(part).step_by(parts).copied().collect();
@@ -103,7 +112,7 @@ pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
                 lanes,
                 part: Part::new(part as u64, parts as u64),
                 workers: first.len(),
-                scheme: flow.scheme,
+                starter: target.starter.clone(),
                 schedule: Arc::clone(&schedule),
                 catch_up: flow.catch_up,
                 pacing: config.pacing,
@@ -115,11 +124,6 @@ pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
                 connection_max: flow.connection_secs_max,
                 connection_messages_max: flow.connection_messages_max,
                 payloads: payloads.clone(),
-                addresses: addresses.clone(),
-                tls: tls.clone(),
-                compress: flow.compress,
-                datagram_bytes: flow.udp_datagram_bytes,
-                hello: flow.hello(token.clone()),
                 seed: config.seed,
                 reply_timeout: config.reply_timeout_secs,
                 connect_timeout: config.connect_timeout_secs,
@@ -134,7 +138,7 @@ pub(crate) fn orders(config: &Config, halt: &Stop) -> Result<Channels, Error> {
             shard = (shard + 1) % config.shards;
         }
     }
-    Ok(Channels { orders, news: receiver, blanks, go })
+    Ok(Channels { orders, listens, news: receiver, blanks, go })
 }
 
 /// The flow of each lane.
@@ -143,27 +147,4 @@ pub(crate) fn flows(orders: &[Vec<Orders>]) -> Vec<usize> {
         orders.iter().flatten().map(|orders| (orders.lane, orders.flow)).collect();
     lanes.sort_unstable();
     lanes.into_iter().map(|(_, flow)| flow).collect()
-}
-
-/// Where the targets listen.
-pub(crate) fn listens(orders: &[Vec<Orders>]) -> Vec<Listens> {
-    let each = orders.iter().flatten().flat_map(|orders| {
-        let is_udp = orders.scheme == Scheme::Udp;
-        orders.addresses.iter().map(move |&at| Listens { at, is_udp })
-    });
-    each.collect()
-}
-
-fn addresses(flow: &Flow) -> Result<Vec<SocketAddr>, Error> {
-    if flow.scheme == Scheme::Null {
-        return Ok(Vec::new());
-    }
-    let host = &flow.server_host;
-    let failed = |source| Error::Resolve { host: host.clone(), source };
-    let found = (host.as_str(), flow.server_port).to_socket_addrs().map_err(failed)?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if addresses.is_empty() {
-        return Err(failed(std::io::Error::other("the name has no address")));
-    }
-    Ok(addresses)
 }

@@ -6,7 +6,7 @@
 //! nothing and reads no environment; `main` does the one, `config` the other.
 //!
 //! ```text
-//! main > lib > {lanes, coordinator, outcome} > shard > worker > {dispatch, pool, hammer} > {plan, measure, clock} > proto
+//! main > lib > {lanes > target, coordinator, outcome} > shard > worker > {dispatch, pool, hammer} > {plan, measure, clock} > proto
 //! ```
 //!
 //! Invariant: `offered = sent + unsent` and
@@ -23,12 +23,15 @@ use runtime::{nofile, shards, uring};
 
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
+use crate::hammer::one_by_one::OneByOne;
+use crate::hammer::{BatchHammer, Hammer};
 use crate::lanes::Channels;
 use crate::measure::environment::Environment;
 use crate::measure::summary::{SCHEMA_VERSION, Tool};
 use crate::plan::random::Random;
 use crate::referee::Referee;
-use crate::shard::Report;
+use crate::shard::{Report, Starter};
+use crate::target::Target;
 
 #[cfg(test)]
 mod allocations;
@@ -38,7 +41,7 @@ pub mod config;
 mod coordinator;
 mod dispatch;
 mod error;
-mod hammer;
+pub mod hammer;
 mod lanes;
 pub mod measure;
 mod observer;
@@ -48,6 +51,7 @@ pub mod plan;
 mod pool;
 mod referee;
 mod shard;
+mod target;
 mod tls;
 mod worker;
 
@@ -72,6 +76,43 @@ const RING_DEPTH: std::ops::RangeInclusive<usize> = 128..=4096;
 /// # Errors
 /// The run cannot begin: usage, resolution, io_uring. What happens later is part of the outcome.
 pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    run_against(config, stop, observer, &Target::of)
+}
+
+/// As [`run`], with a protocol of your own in place of the scheme that the flows name.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with<H: Hammer>(
+    config: &Config,
+    plan: H::Plan,
+    stop: &Stop,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Error> {
+    let starter = Starter::of::<OneByOne<H>>(plan);
+    run_against(config, stop, observer, &|flow| Target::own(flow, starter.clone()))
+}
+
+/// As [`run_with`], for a protocol that has many messages on their way.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_batches_with<H: BatchHammer>(
+    config: &Config,
+    plan: H::Plan,
+    stop: &Stop,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Error> {
+    let starter = Starter::of::<H>(plan);
+    run_against(config, stop, observer, &|flow| Target::own(flow, starter.clone()))
+}
+
+fn run_against(
+    config: &Config,
+    stop: &Stop,
+    observer: &mut dyn Observer,
+    aim: &dyn Fn(&Flow) -> Result<Target, Error>,
+) -> Result<Outcome, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     let config = resolve(config, &cpus);
@@ -81,9 +122,8 @@ pub fn run(config: &Config, stop: &Stop, observer: &mut dyn Observer) -> Result<
     nofile::raise();
 
     let halt = Stop::new();
-    let Channels { orders, news, blanks, go } = lanes::orders(&config, &halt)?;
+    let Channels { orders, listens, news, blanks, go } = lanes::orders(&config, &halt, aim)?;
     let flows = lanes::flows(&orders);
-    let listens = lanes::listens(&orders);
     let plan = shards::Plan {
         name: "loadgen",
         count: config.shards,

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use glommio::timer::{Timer, sleep};
 
 use crate::dispatch::Look;
+use crate::hammer::BatchHammer;
 use crate::measure::pacing::PacingReport;
 use crate::plan::shape::Pacing;
 use crate::worker::Shop;
@@ -62,7 +63,7 @@ pub(crate) fn slot_ns(pacing: Pacing) -> u64 {
 }
 
 /// Hands out what is due. Never ends. `is_alone`: no other lane is on this shard.
-pub(crate) async fn pace<H>(
+pub(crate) async fn pace<H: BatchHammer>(
     shop: &Shop<H>,
     pacing: Pacing,
     is_alone: bool,

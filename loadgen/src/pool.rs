@@ -8,10 +8,12 @@
 //! Invariant: `open` is the number of connections that are idle here or lent to a worker.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::{Clock, nanos};
-use crate::hammer::{Hammer, Identity, NoConnection, Target};
+use crate::hammer::batch::Identity;
+use crate::hammer::{BatchHammer, NoConnection};
 use crate::measure::ledger::LedgerConnection;
 use crate::plan::random::Random;
 
@@ -47,9 +49,9 @@ pub(crate) struct Connection<H> {
 }
 
 /// The connections of a shard.
-pub(crate) struct Pool<H> {
+pub(crate) struct Pool<H: BatchHammer> {
     limits: Limits,
-    target: Target,
+    lane: Rc<H::Lane>,
     clock: Clock,
     slots: RefCell<Vec<Slot<H>>>,
     random: RefCell<Random>,
@@ -70,12 +72,12 @@ struct Slot<H> {
     failures: u32,
 }
 
-impl<H: Hammer> Pool<H> {
-    pub(crate) fn new(limits: Limits, target: Target, clock: Clock) -> Pool<H> {
+impl<H: BatchHammer> Pool<H> {
+    pub(crate) fn new(limits: Limits, lane: H::Lane, clock: Clock) -> Pool<H> {
         let slots = (0..limits.workers).map(|_| Slot { idle: None, failures: 0 }).collect();
         Pool {
             limits,
-            target,
+            lane: Rc::new(lane),
             clock,
             slots: RefCell::new(slots),
             random: RefCell::new(Random::new(limits.seed)),
@@ -111,7 +113,7 @@ impl<H: Hammer> Pool<H> {
                 glommio::timer::sleep(self.pause(failures)).await;
             }
             let attempt_ns = self.clock.now_ns();
-            match H::connect(&self.target, self.limits.connect_timeout).await {
+            match H::connect(&self.lane, self.limits.connect_timeout).await {
                 Ok(hammer) => {
                     self.open.set(self.open.get() + 1);
                     if !self.is_doubted.get() {
@@ -222,7 +224,7 @@ impl<H: Hammer> Pool<H> {
         Remains {
             ledger: self.ledger.into_inner(),
             last_failure: self.last_failure.into_inner().map(|failure| failure.reason),
-            welcome: self.target.welcome.into_inner(),
+            welcome: H::welcome(&self.lane),
         }
     }
 

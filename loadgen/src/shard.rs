@@ -7,6 +7,8 @@
 //! was never offered; nothing is in flight.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,16 +17,13 @@ use std::time::Duration;
 
 use futures_lite::FutureExt as _;
 use glommio::timer::sleep;
-use proto::hello::{Hello, Welcome};
+use proto::hello::Welcome;
 use runtime::stop::{Cause, Stop};
 
 use crate::clock::{Clock, nanos};
-use crate::config::{Connect, Scheme, ThinkTime};
+use crate::config::{Connect, ThinkTime};
 use crate::dispatch::{Closed, Dispatch, Open, Supply};
-use crate::hammer::null::Null;
-use crate::hammer::tcp::Tcp;
-use crate::hammer::udp::Udp;
-use crate::hammer::{Hammer, Kit, Target};
+use crate::hammer::{BatchHammer, Kit};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::pacing::PacingReport;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
@@ -40,7 +39,6 @@ use crate::plan::schedule::{Part, Schedule};
 use crate::plan::shape::{CatchUp, Pacing};
 use crate::pool::{Limits, Pool};
 use crate::referee::Seen;
-use crate::tls::Tls;
 use crate::worker::{self, Rest, Shop, Watched};
 
 /// An executor's first sleep takes tens of milliseconds; it is behind us when the load begins.
@@ -63,7 +61,7 @@ pub(crate) struct Orders {
     pub(crate) part: Part,
     /// The lane's own workers.
     pub(crate) workers: usize,
-    pub(crate) scheme: Scheme,
+    pub(crate) starter: Starter,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) catch_up: CatchUp,
     pub(crate) pacing: Pacing,
@@ -78,11 +76,6 @@ pub(crate) struct Orders {
     /// 0 is no bound.
     pub(crate) connection_messages_max: u64,
     pub(crate) payloads: Payloads,
-    pub(crate) addresses: Vec<std::net::SocketAddr>,
-    pub(crate) tls: Option<Tls>,
-    pub(crate) compress: bool,
-    pub(crate) datagram_bytes: usize,
-    pub(crate) hello: Option<Hello>,
     pub(crate) seed: u64,
     pub(crate) reply_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -95,6 +88,27 @@ pub(crate) struct Orders {
     /// Histograms that the coordinator has emptied.
     pub(crate) blanks: async_channel::Receiver<Latencies>,
     pub(crate) go: async_channel::Receiver<Clock>,
+}
+
+/// Runs a lane by the protocol of its flow.
+#[derive(Clone)]
+pub(crate) struct Starter(Arc<dyn Fn(Orders, bool, Clock) -> Running + Send + Sync>);
+
+type Running = Pin<Box<dyn Future<Output = Report>>>;
+
+impl Starter {
+    pub(crate) fn of<H: BatchHammer>(plan: H::Plan) -> Starter {
+        let plan = Arc::new(plan);
+        Starter(Arc::new(move |orders, is_alone, clock| {
+            Box::pin(lane::<H>(H::lane(&plan), orders, is_alone, clock))
+        }))
+    }
+}
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Starter")
+    }
 }
 
 /// What a shard and its lanes tell the coordinator while they run.
@@ -136,11 +150,8 @@ pub(crate) async fn run(lanes: Vec<Orders>) -> Vec<Report> {
         .into_iter()
         .map(|orders| {
             glommio::spawn_local(async move {
-                match orders.scheme {
-                    Scheme::Tcp | Scheme::Tls => lane::<Tcp>(orders, is_alone, clock).await,
-                    Scheme::Udp => lane::<Udp>(orders, is_alone, clock).await,
-                    Scheme::Null => lane::<Null>(orders, is_alone, clock).await,
-                }
+                let starter = orders.starter.clone();
+                (starter.0)(orders, is_alone, clock).await
             })
         })
         .collect();
@@ -162,9 +173,14 @@ fn thread_cpu_ns() -> u64 {
 }
 
 /// Runs a lane to its end.
-async fn lane<H: Hammer>(orders: Orders, is_alone: bool, clock: Clock) -> Report {
+async fn lane<H: BatchHammer>(
+    common: H::Lane,
+    orders: Orders,
+    is_alone: bool,
+    clock: Clock,
+) -> Report {
     let begun = Begun::now();
-    let shop = Rc::new(open_shop::<H>(&orders, clock));
+    let shop = Rc::new(open_shop::<H>(common, &orders, clock));
     let workers: Vec<_> = (0..orders.workers)
         .map(|worker| glommio::spawn_local(worker::run(Rc::clone(&shop), worker)))
         .collect();
@@ -188,7 +204,7 @@ async fn lane<H: Hammer>(orders: Orders, is_alone: bool, clock: Clock) -> Report
     report
 }
 
-fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
+fn open_shop<H: BatchHammer>(common: H::Lane, orders: &Orders, clock: Clock) -> Shop<H> {
     let schedule = &orders.schedule;
     let supply = if schedule.is_closed() {
         let (first, rest) = (orders.first.clone(), orders.rest.clone());
@@ -213,18 +229,11 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
         keeps_ledger: orders.keeps_ledger,
         seed,
     };
-    let target = Target {
-        addresses: orders.addresses.clone(),
-        tls: orders.tls.clone(),
-        hello: orders.hello.clone(),
-        preferred: 0.into(),
-        welcome: None.into(),
-    };
     Shop {
         clock,
         dispatch: Dispatch::new(supply, orders.workers),
-        pool: Pool::new(limits, target, clock),
-        kit: Kit::new(orders.payloads.clone(), orders.compress, orders.datagram_bytes),
+        pool: Pool::new(limits, common, clock),
+        kit: Kit::new(orders.payloads.clone()),
         recorder: RefCell::new(Recorder::new(orders.stages.len())),
         rest: Rest::new(orders.think_time, seed),
         nap: Nap::default(),
@@ -233,7 +242,7 @@ fn open_shop<H: Hammer>(orders: &Orders, clock: Clock) -> Shop<H> {
 }
 
 /// Looks at the messages in flight, at random moments [`LOOK`] apart on the mean. Never ends.
-async fn look<H>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks) {
+async fn look<H: BatchHammer>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks) {
     let mut random = Random::new(orders.seed ^ (orders.lane as u64).rotate_left(32));
     loop {
         // Exponential, from a number in (0, 1]; at most 23 means.
@@ -252,7 +261,7 @@ async fn look<H>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks) {
 }
 
 /// Looks every 100 ms at the second, the deadlines, the target and the coordinator.
-struct Watch<'a, H> {
+struct Watch<'a, H: BatchHammer> {
     orders: &'a Orders,
     shop: &'a Shop<H>,
     /// The second that is running.
@@ -263,7 +272,7 @@ struct Watch<'a, H> {
     gives_up_at_ns: Option<u64>,
 }
 
-impl<'a, H: Hammer> Watch<'a, H> {
+impl<'a, H: BatchHammer> Watch<'a, H> {
     fn new(orders: &'a Orders, shop: &'a Shop<H>) -> Watch<'a, H> {
         Watch { orders, shop, second: 0, untold: None, is_target_down: false, gives_up_at_ns: None }
     }
@@ -351,7 +360,7 @@ impl<'a, H: Hammer> Watch<'a, H> {
     }
 }
 
-fn close_second<H>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond {
+fn close_second<H: BatchHammer>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond {
     let recorder = &mut *shop.recorder.borrow_mut();
     let interval = recorder.close_interval();
     let offered = |stage| match shop.dispatch.due_in(stage, at_ns) {
@@ -362,7 +371,7 @@ fn close_second<H>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond 
     ShardSecond { offered: (0..stages.len()).map(offered).collect(), interval }
 }
 
-fn finish<H: Hammer>(
+fn finish<H: BatchHammer>(
     flow: usize,
     shop: Shop<H>,
     pacing: PacingReport,

@@ -18,14 +18,15 @@ use glommio::timer::sleep;
 use crate::clock::{Clock, nanos};
 use crate::config::ThinkTime;
 use crate::dispatch::Dispatch;
-use crate::hammer::{Batch, Broken, Claim, Hammer, Kit};
+use crate::hammer::batch::Claim;
+use crate::hammer::{Batch, BatchHammer, Broken, Kit};
 use crate::measure::recorder::{Recorder, code};
 use crate::pace::Nap;
 use crate::plan::random::Random;
 use crate::pool::Pool;
 
 /// What the workers of a shard share.
-pub(crate) struct Shop<H> {
+pub(crate) struct Shop<H: BatchHammer> {
     pub(crate) clock: Clock,
     pub(crate) dispatch: Dispatch,
     pub(crate) pool: Pool<H>,
@@ -36,7 +37,7 @@ pub(crate) struct Shop<H> {
     pub(crate) watched: Vec<Watched>,
 }
 
-impl<H> Shop<H> {
+impl<H: BatchHammer> Shop<H> {
     /// Counts messages that will not be sent: their stage, when they were due, and how many.
     pub(crate) fn missed(&self, at_ns: u64) -> impl FnMut(usize, u64, u64) + '_ {
         let mut is_first = true;
@@ -152,7 +153,7 @@ impl Watched {
 const STALE_MAX: u32 = 3;
 
 /// Runs worker `worker` until the load is over and all it took is settled.
-pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
+pub(crate) async fn run<H: BatchHammer>(shop: Rc<Shop<H>>, worker: usize) {
     if shop.pool.is_storm() {
         // Whoever cannot connect now tries again for its first batch.
         let _ = shop.watched[worker].wait(WaitsFor::Connection, shop.pool.open(worker)).await;
@@ -167,7 +168,7 @@ pub(crate) async fn run<H: Hammer>(shop: Rc<Shop<H>>, worker: usize) {
     shop.pool.retire(worker);
 }
 
-async fn claim<H>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
+async fn claim<H: BatchHammer>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
     poll_fn(|cx| {
         let now_ns = shop.clock.now_ns();
         shop.dispatch.poll_claim(worker, now_ns, cx.waker(), &mut shop.missed(now_ns))
@@ -176,7 +177,7 @@ async fn claim<H>(shop: &Shop<H>, worker: usize) -> Option<Claim> {
 }
 
 /// Rests between two batches, as long as there is load.
-async fn rest<H>(shop: &Shop<H>) {
+async fn rest<H: BatchHammer>(shop: &Shop<H>) {
     let mut left_ns = shop.rest.next_ns();
     while left_ns > 0 && shop.dispatch.ended_ns(shop.clock.now_ns()).is_none() {
         let slice_ns = left_ns.min(REST_SLICE_NS);
@@ -186,7 +187,7 @@ async fn rest<H>(shop: &Shop<H>) {
 }
 
 /// Carries one batch to its end.
-async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
+async fn carry<H: BatchHammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
     let watched = &shop.watched[worker];
     for attempt in 1.. {
         let (mut connection, begun_ns) = match shop.pool.idle(worker, claim.claimed_ns) {
@@ -208,7 +209,7 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
             &mut connection.identity,
             &watched.progress_ns,
         );
-        let hit = connection.hammer.hit(&shop.kit, &mut batch);
+        let hit = connection.hammer.carry(&shop.kit, &mut batch);
         let end = watched.wait(WaitsFor::Replies, hit).await;
         match end {
             Ok(Ok(())) => {
@@ -245,6 +246,6 @@ async fn carry<H: Hammer>(shop: &Shop<H>, worker: usize, claim: &Claim) {
     }
 }
 
-fn refuse<H>(shop: &Shop<H>, claim: &Claim, code: &str) {
+fn refuse<H: BatchHammer>(shop: &Shop<H>, claim: &Claim, code: &str) {
     claim.refuse(&mut shop.recorder.borrow_mut(), code, shop.clock.now_ns());
 }

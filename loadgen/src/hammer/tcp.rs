@@ -10,6 +10,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,9 +20,10 @@ use glommio::net::TcpStream;
 use proto::hello::{Hello, Replies, Welcome};
 use proto::reply::{OwnedReply, Status};
 
+use super::ndjson::{Lane, Plan};
 use super::replies::{CODE_MISSING, Kind, REPLY_BYTES_MAX, ReplyLines, Run};
 use super::stream::{Stream, refusal};
-use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
+use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 
 /// Bytes handed to one write: large enough that the system call is a small part of the cost.
 const WRITE_BYTES: usize = 128 * 1024;
@@ -33,6 +36,7 @@ const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// A connection.
 pub(crate) struct Tcp {
+    lane: Rc<Lane>,
     stream: Stream,
     /// What the socket did not take of the last write.
     pending: Vec<u8>,
@@ -46,22 +50,29 @@ pub(crate) struct Tcp {
     replies: ReplyLines,
 }
 
-impl Hammer for Tcp {
-    async fn connect(target: &Target, timeout: Duration) -> Result<Tcp, NoConnection> {
+impl BatchHammer for Tcp {
+    type Plan = Plan;
+    type Lane = Lane;
+
+    fn lane(plan: &Arc<Plan>) -> Lane {
+        Lane::new(plan)
+    }
+
+    async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Tcp, NoConnection> {
         let mut last = NoConnection::refused("no address");
-        let count = target.addresses.len();
+        let count = lane.plan.addresses.len();
         // An address that swallows packets must leave time for the others.
         let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
         for offset in 0..count {
-            let index = (target.preferred.get() + offset) % count;
-            let address = target.addresses[index];
+            let index = (lane.preferred.get() + offset) % count;
+            let address = lane.plan.addresses[index];
             let opened = TcpStream::connect_timeout(address, timeout).await;
             match opened.map_err(io::Error::from) {
                 Ok(stream) => {
-                    target.preferred.set(index);
+                    lane.preferred.set(index);
                     // Refused only by a socket that is broken already; the first hit will see it.
                     let _ = stream.set_nodelay(true);
-                    return begin(target, stream)
+                    return begin(lane, stream)
                         .or(async {
                             glommio::timer::sleep(timeout).await;
                             Err(NoConnection::refused(
@@ -78,29 +89,35 @@ impl Hammer for Tcp {
         Err(last)
     }
 
-    async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
-        poll_fn(|cx| self.poll_hit(cx, kit, batch)).await
+    async fn carry(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
+        poll_fn(|cx| self.poll_carry(cx, kit, batch)).await
     }
 
     fn close(self) {
         self.stream.close();
     }
+
+    fn welcome(lane: &Lane) -> Option<Welcome> {
+        lane.welcome.borrow().clone()
+    }
 }
 
 /// All that comes before the first message.
-async fn begin(target: &Target, socket: TcpStream) -> Result<Tcp, NoConnection> {
-    let stream = Stream::open(socket, target.tls.as_ref()).await.map_err(NoConnection::refused)?;
-    let mut tcp = Tcp::new(stream);
-    if let Some(hello) = &target.hello {
+async fn begin(lane: &Rc<Lane>, socket: TcpStream) -> Result<Tcp, NoConnection> {
+    let stream =
+        Stream::open(socket, lane.plan.tls.as_ref()).await.map_err(NoConnection::refused)?;
+    let mut tcp = Tcp::new(Rc::clone(lane), stream);
+    if let Some(hello) = &lane.plan.hello {
         let welcome = tcp.greet(hello).await?;
-        target.welcome.replace(Some(welcome));
+        lane.welcome.replace(Some(welcome));
     }
     Ok(tcp)
 }
 
 impl Tcp {
-    fn new(stream: Stream) -> Tcp {
+    fn new(lane: Rc<Lane>, stream: Stream) -> Tcp {
         Tcp {
+            lane,
             stream,
             pending: Vec::new(),
             pending_at: 0,
@@ -147,7 +164,7 @@ impl Tcp {
         Ok(welcome)
     }
 
-    fn poll_hit(
+    fn poll_carry(
         &mut self,
         cx: &mut Context<'_>,
         kit: &Kit,
@@ -190,7 +207,8 @@ impl Tcp {
     /// Writes as much as the socket takes.
     fn write(&mut self, cx: &mut Context<'_>, kit: &Kit, batch: &mut Batch<'_>) {
         let fresh = &mut *kit.write.borrow_mut();
-        let mut packer = kit.packer.borrow_mut();
+        let lane = Rc::clone(&self.lane);
+        let mut packer = lane.packer.borrow_mut();
         for _ in 0..WRITES_PER_POLL {
             // What TLS still holds goes first.
             match Pin::new(&mut self.stream).poll_flush(cx) {
@@ -247,7 +265,7 @@ impl Tcp {
             }
             batch.blocked();
             // The messages of a member are sent when all of it is.
-            if kit.is_plain {
+            if !lane.plan.compress {
                 let ends = memchr::memchr_iter(b'\n', &bytes[..n]).count();
                 batch.wrote(ends as u64);
             } else {

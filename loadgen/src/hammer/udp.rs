@@ -7,11 +7,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
 
-use super::{Batch, Broken, Hammer, Kit, NoConnection, Target};
+use super::ndjson::{Lane, Plan};
+use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 
 /// While the kernel has no room for another datagram.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -21,11 +24,19 @@ const DATAGRAMS_PER_TURN: u32 = 64;
 /// See the module.
 pub(crate) struct Udp {
     socket: UdpSocket,
+    lane: Rc<Lane>,
 }
 
-impl Hammer for Udp {
-    async fn connect(target: &Target, _timeout: Duration) -> Result<Udp, NoConnection> {
-        let address = target.addresses[0];
+impl BatchHammer for Udp {
+    type Plan = Plan;
+    type Lane = Lane;
+
+    fn lane(plan: &Arc<Plan>) -> Lane {
+        Lane::new(plan)
+    }
+
+    async fn connect(lane: &Rc<Lane>, _timeout: Duration) -> Result<Udp, NoConnection> {
+        let address = lane.plan.addresses[0];
         let open = || -> io::Result<UdpSocket> {
             let any: SocketAddr = match address {
                 SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -37,7 +48,7 @@ impl Hammer for Udp {
             Ok(socket)
         };
         match open() {
-            Ok(socket) => Ok(Udp { socket }),
+            Ok(socket) => Ok(Udp { socket, lane: Rc::clone(lane) }),
             Err(error) => {
                 Err(NoConnection::refused(format!("no socket for udp://{address}: {error}")))
             }
@@ -46,13 +57,13 @@ impl Hammer for Udp {
 
     fn close(self) {}
 
-    async fn hit(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
+    async fn carry(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
         let mut datagrams = 0;
         while batch.unencoded() > 0 {
             {
                 let fresh = &mut *kit.write.borrow_mut();
                 fresh.clear();
-                batch.encode(kit, fresh, kit.datagram_bytes);
+                batch.encode(kit, fresh, self.lane.plan.datagram_bytes);
             }
             loop {
                 batch.before_write();
@@ -82,7 +93,7 @@ impl Hammer for Udp {
 impl Udp {
     fn send(&self, kit: &Kit) -> io::Result<()> {
         let fresh = kit.write.borrow();
-        match &mut *kit.packer.borrow_mut() {
+        match &mut *self.lane.packer.borrow_mut() {
             Some(packer) => self.socket.send(packer.pack(&fresh)),
             None => self.socket.send(&fresh),
         }

@@ -152,7 +152,7 @@ const CEILING_CLOSE: f64 = 0.7;
 const TARGET_SHARE_MAX: f64 = 0.05;
 /// Shares of a shorter time say little: starting alone takes some milliseconds of it.
 const SHARES_FROM_NS: u64 = 1_000_000_000;
-const TOO_SHORT: &str = "the run was shorter than a second";
+const TOO_SHORT: &str = "the run took less than 1 s";
 
 impl Validity {
     /// Judges a run.

@@ -1,0 +1,75 @@
+//! What a flow aims at: the protocol that its scheme means, and where that listens.
+//!
+//! Owns whatever a protocol needs before the run begins (addresses, keys, tokens), and is the one
+//! place that knows all protocols. Leaves speaking them to `hammer`.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use crate::config::{Flow, Scheme};
+use crate::error::Error;
+use crate::hammer::ndjson;
+use crate::hammer::null::Null;
+use crate::hammer::tcp::Tcp;
+use crate::hammer::udp::Udp;
+use crate::measure::validity::target::Listens;
+use crate::shard::Starter;
+use crate::tls;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) starter: Starter,
+    pub(crate) listens: Vec<Listens>,
+}
+
+impl Target {
+    /// By the flow's scheme.
+    ///
+    /// # Errors
+    /// A name that does not resolve, a key or token that cannot be read.
+    pub(crate) fn of(flow: &Flow) -> Result<Target, Error> {
+        let token = flow.auth_token_file.as_ref().map(tls::token).transpose()?;
+        let addresses = addresses(flow)?;
+        let listens = listens(flow, &addresses);
+        let plan = ndjson::Plan {
+            addresses,
+            tls: flow.tls()?,
+            hello: flow.hello(token),
+            compress: flow.compress,
+            datagram_bytes: flow.udp_datagram_bytes,
+        };
+        let starter = match flow.scheme {
+            Scheme::Tcp | Scheme::Tls => Starter::of::<Tcp>(plan),
+            Scheme::Udp => Starter::of::<Udp>(plan),
+            Scheme::Null => Starter::of::<Null>(plan),
+        };
+        Ok(Target { starter, listens })
+    }
+
+    /// By a protocol from outside.
+    ///
+    /// # Errors
+    /// A name that does not resolve.
+    pub(crate) fn own(flow: &Flow, starter: Starter) -> Result<Target, Error> {
+        Ok(Target { starter, listens: listens(flow, &addresses(flow)?) })
+    }
+}
+
+fn listens(flow: &Flow, addresses: &[SocketAddr]) -> Vec<Listens> {
+    let is_udp = flow.scheme == Scheme::Udp;
+    addresses.iter().map(|&at| Listens { at, is_udp }).collect()
+}
+
+fn addresses(flow: &Flow) -> Result<Vec<SocketAddr>, Error> {
+    if flow.scheme == Scheme::Null {
+        return Ok(Vec::new());
+    }
+    let host = &flow.server_host;
+    let failed = |source| Error::Resolve { host: host.clone(), source };
+    let found = (host.as_str(), flow.server_port).to_socket_addrs().map_err(failed)?;
+    let addresses: Vec<SocketAddr> = found.collect();
+    if addresses.is_empty() {
+        return Err(failed(std::io::Error::other("the name has no address")));
+    }
+    Ok(addresses)
+}
