@@ -4,6 +4,7 @@
 //! bytes are; [`random`] is the one source of chance, seeded. All are closed forms of a message's
 //! number, so that every shard computes its own part of one plan without asking.
 
+pub mod journey;
 pub mod payloads;
 pub mod random;
 pub mod schedule;
