@@ -9,11 +9,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::Kit;
 use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Answer, Cause, Causes, Recorder};
+use crate::measure::recorder::{Answer, Cause, Causes, Recorder, StageRecorder};
 use crate::plan::payloads::Author;
 
 /// Who a connection is in its messages, and what became of them.
@@ -26,6 +27,16 @@ pub(crate) struct Identity {
     keeps_ledger: bool,
     /// Writes whose messages are not all answered: up to which message of the batch, and when.
     writes: VecDeque<Write>,
+    /// Of a batch that is settled out of order: from the first message that is open to the last
+    /// one that is settled.
+    ahead: VecDeque<Mark>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Open,
+    Acknowledged,
+    Settled,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +53,7 @@ impl Identity {
             ledger: LedgerConnection { conn, ..LedgerConnection::default() },
             keeps_ledger,
             writes: VecDeque::with_capacity(16),
+            ahead: VecDeque::new(),
         }
     }
 
@@ -79,7 +91,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Calls `each(due_ns, n)` for the messages `range`, in runs that are due together.
-    fn runs(&self, range: std::ops::Range<u64>, mut each: impl FnMut(u64, u64)) {
+    fn runs(&self, range: Range<u64>, mut each: impl FnMut(u64, u64)) {
         match &self.dues {
             Dues::Same(due_ns) => each(*due_ns, range.end - range.start),
             #[expect(clippy::cast_possible_truncation, reason = "indices of a Vec")]
@@ -111,7 +123,10 @@ pub struct Batch<'a> {
     first_seq: u64,
     encoded: u64,
     written: u64,
+    /// All messages before this one are settled.
     answered: u64,
+    /// Messages behind that one which are settled.
+    ahead: u64,
     has_progressed: bool,
     /// When it had a connection.
     begun_ns: u64,
@@ -151,6 +166,7 @@ impl<'a> Batch<'a> {
             encoded: 0,
             written: 0,
             answered: 0,
+            ahead: 0,
             has_progressed: false,
             begun_ns: now_ns,
             blocked_ns: 0,
@@ -183,6 +199,11 @@ impl<'a> Batch<'a> {
     /// The connection's number, and that of the next message to encode on it.
     pub(crate) fn next(&self) -> (u64, u64) {
         (self.identity.ledger.conn, self.first_seq + self.encoded)
+    }
+
+    /// The number of the next message to encode within the batch, from 0.
+    pub fn index(&self) -> u64 {
+        self.encoded
     }
 
     /// Messages not encoded yet.
@@ -272,12 +293,13 @@ impl<'a> Batch<'a> {
 
     /// Messages that are written and wait for a reply.
     pub fn unanswered(&self) -> u64 {
-        self.written - self.answered
+        self.written - self.answered - self.ahead
     }
 
     /// The next `n` messages were answered in that read.
     pub fn answered(&mut self, answer: Answer, n: u64) {
         assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        assert_eq!(self.ahead, 0, "in order, or by number");
         let first = self.first_seq + self.answered;
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
@@ -302,6 +324,7 @@ impl<'a> Batch<'a> {
     /// The next `n` messages were answered with an error in that read.
     pub fn rejected(&mut self, code: &str, n: u64) {
         assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        assert_eq!(self.ahead, 0, "in order, or by number");
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
@@ -318,16 +341,102 @@ impl<'a> Batch<'a> {
         self.has_progressed = true;
     }
 
+    /// Messages `first..first + n` of the batch were answered in that read, whatever becomes of
+    /// those before them: for protocols whose replies come in any order. A batch is settled either
+    /// so or by [`Self::answered`].
+    pub fn answered_at(&mut self, first: u64, n: u64, answer: Answer) {
+        let mark = if answer == Answer::Ok { Mark::Acknowledged } else { Mark::Settled };
+        let done_ns = self.read_ns;
+        let claim = self.claim;
+        self.settle_at(first, n, mark, |recorder, sent_ns, range| match sent_ns {
+            None => recorder.answered(answer, n),
+            Some(sent_ns) => {
+                recorder.served(sent_ns, done_ns, range.end - range.start);
+                claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
+            }
+        });
+    }
+
+    /// Messages `first..first + n` of the batch were answered with an error in that read.
+    pub fn rejected_at(&mut self, first: u64, n: u64, code: &str) {
+        let done_ns = self.read_ns;
+        let claim = self.claim;
+        self.settle_at(first, n, Mark::Settled, |recorder, sent_ns, range| match sent_ns {
+            None => recorder.failed(code, n),
+            Some(sent_ns) => {
+                claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n))
+            }
+        });
+    }
+
+    /// Calls `each` for all of them without a time, then for each run that was sent at a time.
+    fn settle_at(
+        &mut self,
+        first: u64,
+        n: u64,
+        mark: Mark,
+        mut each: impl FnMut(&mut StageRecorder<'_>, Option<u64>, Range<u64>),
+    ) {
+        assert!(
+            self.answered <= first && first + n <= self.written,
+            "the hammer checks replies to nothing"
+        );
+        let recorder = &mut *self.recorder.borrow_mut();
+        let mut recorder = recorder.stage(self.claim.stage);
+        each(&mut recorder, None, first..first + n);
+        if std::mem::replace(&mut self.settled_ns, self.read_ns) != self.read_ns {
+            recorder.settling();
+            recorder.heard(self.read_ns);
+        }
+        let (mut at, end) = (first, first + n);
+        for write in self.identity.writes.iter().filter(|write| write.end > first) {
+            let run_end = write.end.min(end);
+            each(&mut recorder, Some(write.at_ns), at..run_end);
+            at = run_end;
+            if at == end {
+                break;
+            }
+        }
+        for index in first..end {
+            #[expect(clippy::cast_possible_truncation, reason = "an index within a batch")]
+            let at = (index - self.answered) as usize;
+            if self.identity.ahead.len() <= at {
+                self.identity.ahead.resize(at + 1, Mark::Open);
+            }
+            let before = std::mem::replace(&mut self.identity.ahead[at], mark);
+            assert_eq!(before, Mark::Open, "each message is settled once");
+        }
+        self.ahead += n;
+        self.pass_settled();
+        self.progress_ns.set(self.read_ns);
+        self.has_progressed = true;
+    }
+
+    /// Moves on to the first message that is open.
+    fn pass_settled(&mut self) {
+        let identity = &mut *self.identity;
+        while let Some(mark) = identity.ahead.pop_front_if(|mark| *mark != Mark::Open) {
+            if mark == Mark::Acknowledged && identity.keeps_ledger {
+                identity.ledger.acknowledge(self.first_seq + self.answered, 1);
+            }
+            self.answered += 1;
+            self.ahead -= 1;
+            if identity.writes.front().is_some_and(|write| write.end == self.answered) {
+                identity.writes.pop_front();
+            }
+        }
+    }
+
     /// What is not settled yet fails with `code`.
     pub(crate) fn fail(&mut self, code: &str) {
-        let unsettled = self.claim.count - self.answered;
+        let unsettled = self.claim.count - self.answered - self.ahead;
         self.recorder.borrow_mut().stage(self.claim.stage).failed(code, unsettled);
         self.abandon();
     }
 
     /// What is not settled yet was not answered when the run gave up waiting.
     pub(crate) fn give_up(&mut self) {
-        let unsettled = self.claim.count - self.answered;
+        let unsettled = self.claim.count - self.answered - self.ahead;
         self.recorder.borrow_mut().stage(self.claim.stage).unanswered(unsettled);
         self.abandon();
     }
@@ -337,11 +446,17 @@ impl<'a> Batch<'a> {
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
         recorder.settling();
-        let unanswered = self.written - self.answered;
         let claim = self.claim;
-        settle(self.identity, &mut self.answered, unanswered, |sent_ns, range| {
-            claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), at_ns, n));
-        });
+        while self.answered < self.written {
+            let ahead = &mut self.identity.ahead;
+            let open = ahead.iter().position(|mark| *mark != Mark::Open);
+            let open = open.map_or(self.written - self.answered, |open| open as u64);
+            ahead.drain(..ahead.len().min(usize::try_from(open).unwrap_or(usize::MAX)));
+            settle(self.identity, &mut self.answered, open, |sent_ns, range| {
+                claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), at_ns, n));
+            });
+            self.pass_settled();
+        }
         let never_written = self.written..self.claim.count;
         self.claim.runs(never_written, |due_ns, n| recorder.censored(due_ns, None, at_ns, n));
         self.answered = self.claim.count;
@@ -356,7 +471,7 @@ impl<'a> Batch<'a> {
     /// Ends a settled batch.
     pub(crate) fn close(self) {
         assert!(self.is_settled(), "a batch ends when every message is settled");
-        debug_assert!(self.identity.writes.is_empty());
+        debug_assert!(self.identity.writes.is_empty() && self.identity.ahead.is_empty());
         self.identity.next_seq = self.first_seq + self.claim.count;
         self.identity.ledger.sent = self.identity.next_seq;
     }
@@ -423,7 +538,7 @@ fn settle(
     identity: &mut Identity,
     answered: &mut u64,
     n: u64,
-    mut each: impl FnMut(u64, std::ops::Range<u64>),
+    mut each: impl FnMut(u64, Range<u64>),
 ) {
     let end = *answered + n;
     while *answered < end {
@@ -571,6 +686,68 @@ mod tests {
         assert_eq!(latencies.service.censored.len(), 70);
         assert_eq!((latencies.lag.values.len(), latencies.lag.censored.len()), (100, 1900));
         assert_eq!((ledger.sent, &ledger.ok[..]), (2000, &[(0, 30)][..]));
+    }
+
+    #[test]
+    fn messages_that_are_answered_in_any_order_are_settled_once_each() {
+        for claim in [closed(100), open(100)] {
+            let mut rig = Rig::new();
+            let (kit, mut batch) = rig.begin(&claim);
+            // Written in runs of ten, each at a time of its own.
+            for _ in 0..10 {
+                for _ in 0..10 {
+                    batch.encode(kit, &mut Vec::new(), 0);
+                }
+                batch.before_write();
+                batch.wrote(10);
+            }
+            batch.after_read();
+            for first in (0..25).rev().map(|quarter: u64| quarter * 4) {
+                batch.answered_at(first + 2, 2, Answer::Ok);
+                batch.rejected_at(first, 1, "http_500");
+                batch.answered_at(first + 1, 1, Answer::Filtered);
+            }
+            assert!(batch.is_settled() && batch.unanswered() == 0);
+            batch.close();
+            let (totals, ledger) = rig.totals();
+            let counts = &totals.tally.counts;
+            assert_eq!((counts.ok, counts.filtered, counts.errors["http_500"]), (50, 25, 25));
+            assert_eq!(counts.in_flight(), 0);
+            let latencies = totals.latencies;
+            assert_eq!(
+                (latencies.service.values.len(), latencies.service.censored.len()),
+                (75, 25)
+            );
+            assert_eq!(latencies.response.values.len(), 75);
+            assert_eq!((ledger.acknowledged(), ledger.ok[0], ledger.ok.len()), (50, (2, 2), 25));
+        }
+    }
+
+    #[test]
+    fn a_batch_that_breaks_with_gaps_settles_what_is_in_them() {
+        let mut rig = Rig::new();
+        let claim = closed(30);
+        let (kit, mut batch) = rig.begin(&claim);
+        for _ in 0..20 {
+            batch.encode(kit, &mut Vec::new(), 0);
+            batch.before_write();
+            batch.wrote(1);
+        }
+        batch.after_read();
+        batch.answered_at(0, 1, Answer::Ok);
+        batch.answered_at(5, 3, Answer::Ok);
+        batch.rejected_at(19, 1, "no");
+        assert_eq!(batch.unanswered(), 15);
+        batch.fail("reset");
+        batch.close();
+        let (totals, ledger) = rig.totals();
+        let counts = totals.tally.counts;
+        assert_eq!((counts.ok, counts.errors["no"], counts.errors["reset"]), (4, 1, 25));
+        assert_eq!((counts.sent, counts.in_flight()), (30, 0));
+        let latencies = totals.latencies;
+        assert_eq!((latencies.response.values.len(), latencies.response.censored.len()), (4, 26));
+        assert_eq!((latencies.service.values.len(), latencies.service.censored.len()), (4, 16));
+        assert_eq!((ledger.sent, &ledger.ok[..]), (30, &[(0, 1), (5, 3)][..]));
     }
 
     #[test]

@@ -614,7 +614,12 @@ mod tests {
 
     fn answer(status: u16, tag: Option<&str>, body: &str) -> Answered {
         let headers = tag.map(|tag| ("etag".to_owned(), tag.as_bytes().to_vec()));
-        Answered { status, headers: headers.into_iter().collect(), body: body.into(), is_cut: false }
+        Answered {
+            status,
+            headers: headers.into_iter().collect(),
+            body: body.into(),
+            is_cut: false,
+        }
     }
 
     fn begun(journey: &Journey) -> Values {
@@ -654,7 +659,11 @@ mod tests {
             (answer(500, None, good), "http_500", ""),
             (answer(302, None, good), "http_302", ""),
             (answer(200, None, "welcome"), "check_failed", "not JSON"),
-            (answer(200, None, "{\"user\":\"u18\"}"), "check_failed", "/user \"u18\" is not \"u17\""),
+            (
+                answer(200, None, "{\"user\":\"u18\"}"),
+                "check_failed",
+                "/user \"u18\" is not \"u17\"",
+            ),
             (answer(200, None, "{\"name\":1}"), "check_failed", "there is no /user"),
             (answer(200, None, "{\"user\":\"u17\"}"), "check_failed", "does not contain"),
             (answer(200, None, good), "extract_failed", "there is no header etag"),
