@@ -1,25 +1,72 @@
 //! The bytes of a connection: plain TCP, or TLS over it.
 //!
-//! Owns the handshake, whose time is part of the connection's. Invariant: bytes that a write took
+//! Owns dialling and the handshake, whose time is part of the connection's. Invariant: bytes that a write took
 //! may wait in TLS's own buffer; they are on their way only after a flush.
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use futures_lite::{AsyncRead, AsyncWrite};
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt as _};
 use futures_rustls::TlsConnector;
 use futures_rustls::client::TlsStream;
-use glommio::net::TcpStream;
+use glommio::timer::sleep;
+use runtime::socket::Socket;
 use rustls::AlertDescription;
 
+use super::NoConnection;
 use crate::tls::Tls;
+
+/// Connects to the first of `addresses` that answers, beginning with the one that did so last, and
+/// lets `begin` make a connection of it. Each address has its part of `timeout`.
+///
+/// # Errors
+/// Why the last one could not be had, or what `begin` says: then no other address is tried.
+pub(super) async fn dial<T>(
+    addresses: &[SocketAddr],
+    preferred: &Cell<usize>,
+    timeout: Duration,
+    begin: impl AsyncFnOnce(Socket) -> Result<T, NoConnection>,
+) -> Result<T, NoConnection> {
+    let mut last = NoConnection::refused("no address");
+    let count = addresses.len();
+    // An address that swallows packets must leave time for the others.
+    let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
+    for offset in 0..count {
+        let index = (preferred.get() + offset) % count;
+        let address = addresses[index];
+        let late = async {
+            sleep(timeout).await;
+            Err(ErrorKind::TimedOut.into())
+        };
+        match Socket::connect(address).or(late).await {
+            Ok(socket) => {
+                preferred.set(index);
+                // Refused only by a socket that is broken already; the first batch will see it.
+                let _ = socket.set_nodelay(true);
+                let late = async {
+                    sleep(timeout).await;
+                    let reason = "no handshake, or no answer to the hello, in time";
+                    Err(NoConnection::refused(reason))
+                };
+                return begin(socket).or(late).await;
+            }
+            Err(error) => {
+                last = NoConnection::refused(format!("cannot connect to {address}: {error}"));
+            }
+        }
+    }
+    Err(last)
+}
 
 /// See the module.
 pub(super) enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     /// Boxed: a plain connection must not pay for its size.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
@@ -27,7 +74,7 @@ impl Stream {
     ///
     /// # Errors
     /// Why there is no session, in words for people.
-    pub(super) async fn open(socket: TcpStream, tls: Option<&Tls>) -> Result<Stream, String> {
+    pub(super) async fn open(socket: Socket, tls: Option<&Tls>) -> Result<Stream, String> {
         let Some(Tls { client, name }) = tls else { return Ok(Stream::Plain(socket)) };
         let connector = TlsConnector::from(client.clone());
         match Box::pin(connector.connect(name.clone(), socket)).await {

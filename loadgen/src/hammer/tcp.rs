@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_lite::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, FutureExt as _};
-use glommio::net::TcpStream;
+use futures_lite::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _};
 use proto::hello::{Hello, Replies, Welcome};
 use proto::reply::{OwnedReply, Status};
+use runtime::socket::Socket;
 
 use super::ndjson::{Lane, Plan};
 use super::replies::{CODE_MISSING, Kind, REPLY_BYTES_MAX, ReplyLines, Run};
-use super::stream::{Stream, refusal};
+use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 
 /// Bytes handed to one write: large enough that the system call is a small part of the cost.
@@ -59,34 +59,9 @@ impl BatchHammer for Tcp {
     }
 
     async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Tcp, NoConnection> {
-        let mut last = NoConnection::refused("no address");
-        let count = lane.plan.addresses.len();
-        // An address that swallows packets must leave time for the others.
-        let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
-        for offset in 0..count {
-            let index = (lane.preferred.get() + offset) % count;
-            let address = lane.plan.addresses[index];
-            let opened = TcpStream::connect_timeout(address, timeout).await;
-            match opened.map_err(io::Error::from) {
-                Ok(stream) => {
-                    lane.preferred.set(index);
-                    // Refused only by a socket that is broken already; the first hit will see it.
-                    let _ = stream.set_nodelay(true);
-                    return begin(lane, stream)
-                        .or(async {
-                            glommio::timer::sleep(timeout).await;
-                            Err(NoConnection::refused(
-                                "no handshake, or no answer to the hello, in time",
-                            ))
-                        })
-                        .await;
-                }
-                Err(error) => {
-                    last = NoConnection::refused(format!("cannot connect to {address}: {error}"));
-                }
-            }
-        }
-        Err(last)
+        let plan = &lane.plan;
+        dial(&plan.addresses, &lane.preferred, timeout, async |socket| begin(lane, socket).await)
+            .await
     }
 
     async fn carry(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {
@@ -103,7 +78,7 @@ impl BatchHammer for Tcp {
 }
 
 /// All that comes before the first message.
-async fn begin(lane: &Rc<Lane>, socket: TcpStream) -> Result<Tcp, NoConnection> {
+async fn begin(lane: &Rc<Lane>, socket: Socket) -> Result<Tcp, NoConnection> {
     let stream =
         Stream::open(socket, lane.plan.tls.as_ref()).await.map_err(NoConnection::refused)?;
     let mut tcp = Tcp::new(Rc::clone(lane), stream);
