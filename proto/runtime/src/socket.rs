@@ -143,3 +143,138 @@ impl AsyncWrite for Socket {
         Poll::Ready(self.stream.shutdown(std::net::Shutdown::Write))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+    use glommio::LocalExecutorBuilder;
+
+    use super::*;
+
+    fn on_a_shard<T: Send + 'static, F: Future<Output = T> + 'static>(
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> T {
+        LocalExecutorBuilder::default().spawn(work).unwrap().join().unwrap()
+    }
+
+    fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[test]
+    fn many_connections_ask_and_are_answered_again_and_again() {
+        const CONNECTIONS: usize = 50;
+        const TURNS: usize = 200;
+        let (listener, address) = listen();
+        let server = thread::spawn(move || {
+            let each = |stream: TcpStream| {
+                thread::spawn(move || {
+                    let (mut stream, mut line) = (stream, [0; 8]);
+                    while stream.read_exact(&mut line).is_ok() {
+                        stream.write_all(&line).unwrap();
+                    }
+                })
+            };
+            let all: Vec<_> =
+                (0..CONNECTIONS).map(|_| each(listener.accept().unwrap().0)).collect();
+            all.into_iter().for_each(|one| one.join().unwrap());
+        });
+        let answers = on_a_shard(async move || {
+            let clients: Vec<_> = (0..CONNECTIONS)
+                .map(|client| {
+                    glommio::spawn_local(async move {
+                        let mut socket = Socket::connect(address).await.unwrap();
+                        let mut answers = 0;
+                        for turn in 0..TURNS {
+                            let asked = ((client * TURNS + turn) as u64).to_le_bytes();
+                            socket.write_all(&asked).await.unwrap();
+                            let mut answer = [0; 8];
+                            socket.read_exact(&mut answer).await.unwrap();
+                            answers += usize::from(answer == asked);
+                        }
+                        answers
+                    })
+                })
+                .collect();
+            let mut answers = 0;
+            for client in clients {
+                answers += client.await;
+            }
+            answers
+        });
+        assert_eq!(answers, CONNECTIONS * TURNS);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn the_end_is_read_behind_data_of_which_a_read_took_less_than_it_had_room_for() {
+        for pause_ms in [0, 20] {
+            let (listener, address) = listen();
+            let server = thread::spawn(move || {
+                let mut stream = listener.accept().unwrap().0;
+                stream.write_all(b"last words").unwrap();
+                thread::sleep(std::time::Duration::from_millis(pause_ms));
+            });
+            let heard = on_a_shard(async move || {
+                let mut socket = Socket::connect(address).await.unwrap();
+                // Either both are there at the first look, or the end comes later.
+                glommio::timer::sleep(std::time::Duration::from_millis(10)).await;
+                let mut heard = Vec::new();
+                socket.read_to_end(&mut heard).await.unwrap();
+                heard
+            });
+            assert_eq!(heard, b"last words");
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_full_socket_is_waited_for() {
+        const BYTES: usize = 16 << 20;
+        let (listener, address) = listen();
+        let server = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            thread::sleep(std::time::Duration::from_millis(50));
+            std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+        });
+        on_a_shard(async move || {
+            let mut socket = Socket::connect(address).await.unwrap();
+            socket.write_all(&vec![7; BYTES]).await.unwrap();
+            socket.close().await.unwrap();
+        });
+        assert_eq!(server.join().unwrap(), BYTES as u64);
+    }
+
+    #[test]
+    fn nobody_there_is_an_error() {
+        let (listener, address) = listen();
+        drop(listener);
+        let kind = on_a_shard(async move || {
+            let end = Socket::connect(address).await;
+            end.map(drop).map_err(|error| error.kind())
+        });
+        assert_eq!(kind, Err(ErrorKind::ConnectionRefused));
+    }
+
+    #[test]
+    fn one_executor_after_the_other_on_a_thread_has_a_task_of_its_own() {
+        for _ in 0..3 {
+            let (listener, address) = listen();
+            let server =
+                thread::spawn(move || listener.accept().unwrap().0.write_all(b"x").unwrap());
+            let executor = LocalExecutorBuilder::default().make().unwrap();
+            let heard = executor.run(async move {
+                let mut socket = Socket::connect(address).await.unwrap();
+                let mut heard = [0];
+                socket.read_exact(&mut heard).await.map(|()| heard)
+            });
+            assert_eq!(&heard.unwrap(), b"x");
+            server.join().unwrap();
+        }
+    }
+}
