@@ -1,12 +1,17 @@
 //! What a shard counts.
 //!
 //! Owns the numbers of one shard, written by that shard alone without atomics, and their published
-//! copy that any thread may read. Invariant: in every snapshot
-//! `received = ok + filtered + error + in_flight`; a shard publishes only between turns, when each
-//! line that it took is in exactly one of the four.
+//! copy that any thread may read; how long things took is in [`crate::times`]. Invariant: in every
+//! snapshot `received = ok + filtered + error + in_flight`, and `error` is the sum of the reasons;
+//! a shard publishes only between turns, when each line that it took is in exactly one of the four.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use proto::code::Code;
+
+use crate::times::Times;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident => $text:literal,)+) => {
@@ -40,12 +45,28 @@ counters! {
     Filtered => "filtered",
     /// Messages rejected or not stored.
     Error => "error",
+    /// Messages rejected for what they are, by the code of the reply.
+    InvalidJson => "invalid_json",
+    /// Messages rejected because they hold bytes that are not UTF-8.
+    InvalidUtf8 => "invalid_utf8",
+    /// Messages rejected because they are JSON, but no object.
+    NotAnObject => "not_an_object",
+    /// Messages rejected because level or message is missing.
+    MissingField => "missing_field",
+    /// Messages rejected because level, message or id is not what it has to be.
+    InvalidField => "invalid_field",
+    /// Messages rejected because they are longer than LINE_BYTES_MAX.
+    TooLong => "too_long",
+    /// Messages that could not be stored: their write or sync failed, or an earlier sync.
+    StorageFailed => "storage_failed",
     /// Messages in a batch whose fate is open.
     InFlight => "in_flight",
     /// Bytes read from connections.
     BytesRead => "bytes_read",
     /// Lines that reached the sink.
     LinesWritten => "lines_written",
+    /// Bytes of those lines.
+    BytesWritten => "bytes_written",
     /// Writes of the sink that succeeded.
     Commits => "commits",
     /// Writes of the sink that failed.
@@ -90,6 +111,8 @@ counters! {
     BreakerRefused => "breaker_refused",
     /// How often a breaker opened.
     BreakerOpened => "breaker_opened",
+    /// What the breaker does: 0 closed, 1 half-open, 2 open.
+    BreakerState => "breaker_state",
     /// Shards whose breaker refuses lines. One that is half-open and waits for its probe does not.
     BreakersOpen => "breakers_open",
     /// Shards whose storage has failed for good.
@@ -114,19 +137,52 @@ counters! {
     MemoryHeld => "memory_held",
 }
 
+impl Counter {
+    /// Where a message is counted, beside [`Counter::Error`], that was rejected with `code`.
+    fn of_rejection(code: Code) -> Counter {
+        match code {
+            Code::InvalidJson => Counter::InvalidJson,
+            Code::InvalidUtf8 => Counter::InvalidUtf8,
+            Code::NotAnObject => Counter::NotAnObject,
+            Code::MissingField => Counter::MissingField,
+            Code::InvalidField => Counter::InvalidField,
+            Code::TooLong => Counter::TooLong,
+            other => unreachable!("{} says nothing of a line", other.as_str()),
+        }
+    }
+}
+
 /// The numbers of one shard; only that shard writes them.
 #[derive(Debug)]
 pub struct Counters {
     cells: [Cell<u64>; COUNT],
+    times: Arc<Times>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters { cells: std::array::from_fn(|_| Cell::new(0)) }
+        Counters::shown_by(&Published::default())
     }
 }
 
 impl Counters {
+    /// The numbers of the shard whose published copy is `published`.
+    pub fn shown_by(published: &Published) -> Counters {
+        let times = Arc::clone(&published.times);
+        Counters { cells: std::array::from_fn(|_| Cell::new(0)), times }
+    }
+
+    /// How long things took on the shard.
+    pub fn times(&self) -> &Times {
+        &self.times
+    }
+
+    /// A message was rejected for what it is.
+    pub fn reject(&self, code: Code) {
+        self.add(Counter::Error, 1);
+        self.add(Counter::of_rejection(code), 1);
+    }
+
     /// Adds `amount`.
     pub fn add(&self, counter: Counter, amount: u64) {
         let cell = &self.cells[counter as usize];
@@ -160,6 +216,20 @@ impl Counters {
         published.store(&self.snapshot());
     }
 }
+
+/// Why messages are not taken; together they are [`Counter::Error`].
+pub const REASONS: &[Counter] = &[
+    Counter::InvalidJson,
+    Counter::InvalidUtf8,
+    Counter::NotAnObject,
+    Counter::MissingField,
+    Counter::InvalidField,
+    Counter::TooLong,
+    Counter::StorageFailed,
+    Counter::Shed,
+    Counter::DiskFull,
+    Counter::BreakerRefused,
+];
 
 /// All numbers of a shard, or of several, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +265,11 @@ impl Snapshot {
                 + self.get(Counter::InFlight)
     }
 
+    /// Whether each message that was not taken has its reason.
+    pub fn has_reasons(&self) -> bool {
+        self.get(Counter::Error) == REASONS.iter().map(|&reason| self.get(reason)).sum::<u64>()
+    }
+
     /// As a JSON object, by name.
     pub fn to_json(&self) -> serde_json::Value {
         Counter::ALL
@@ -211,11 +286,16 @@ pub struct Published {
     /// Odd while a write is under way.
     version: AtomicU64,
     values: [AtomicU64; COUNT],
+    times: Arc<Times>,
 }
 
 impl Default for Published {
     fn default() -> Self {
-        Published { version: AtomicU64::new(0), values: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Published {
+            version: AtomicU64::new(0),
+            values: std::array::from_fn(|_| AtomicU64::new(0)),
+            times: Arc::default(),
+        }
     }
 }
 
@@ -228,6 +308,11 @@ impl Published {
             cell.store(value, Ordering::Relaxed);
         }
         self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// How long things took on the shard.
+    pub fn times(&self) -> &Times {
+        &self.times
     }
 
     /// Whether anything was published yet.

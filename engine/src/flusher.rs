@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use futures_lite::future::or;
 use glommio::timer::sleep;
-use proto::hello::Durability::{Durable, Received, Written};
+use proto::hello::Durability::{self, Durable, Received, Written};
 use tracing::{error, warn};
 
 use crate::counters::Counter;
@@ -19,6 +19,7 @@ use crate::ingest::commit::{Outcome, Ticket};
 use crate::intake::Intake;
 use crate::sink::disk::Disk;
 use crate::sink::{Sink, WriteError};
+use crate::times::Timed;
 
 /// What the flusher does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +79,13 @@ impl<D: Disk> Flusher<D> {
     async fn flush(&mut self) {
         let next = self.sink.alloc(self.intake.terms.buffer_bytes);
         let Taken { staged, commit, lines } = self.intake.take(next);
-        match self.sink.write(staged).await {
-            Ok(()) => self.wrote(commit, lines),
+        let bytes = (staged.len - staged.head) as u64;
+        let began = Instant::now();
+        let written = self.sink.write(staged).await;
+        let took = began.elapsed();
+        self.intake.counters.times().add(Timed::Write, took, 1);
+        match written {
+            Ok(()) => self.wrote(commit, lines, bytes),
             Err(error) => self.failed(&commit, lines, &error),
         }
         let overdue = self.sync_deadline().is_some_and(|deadline| deadline <= Instant::now());
@@ -92,7 +98,8 @@ impl<D: Disk> Flusher<D> {
         let counters = &self.intake.counters;
         counters.add(Counter::CommitsFailed, 1);
         counters.add(Counter::LostAfterReceived, commit.lines(Received));
-        self.resolve(commit.lines(Written) + commit.lines(Durable), Outcome::Failed);
+        self.resolve(commit, Written, Outcome::Failed);
+        self.resolve(commit, Durable, Outcome::Failed);
         if error.is_final() {
             self.give_up(error.to_string());
         } else {
@@ -103,11 +110,12 @@ impl<D: Disk> Flusher<D> {
         commit.wrote(Outcome::Failed);
     }
 
-    fn wrote(&mut self, commit: Ticket, lines: u64) {
+    fn wrote(&mut self, commit: Ticket, lines: u64, bytes: u64) {
         self.intake.wrote(Wrote::All);
         self.intake.counters.add(Counter::Commits, 1);
         self.intake.counters.add(Counter::LinesWritten, lines);
-        self.resolve(commit.lines(Written), Outcome::Stored);
+        self.intake.counters.add(Counter::BytesWritten, bytes);
+        self.resolve(&commit, Written, Outcome::Stored);
         commit.wrote(Outcome::Stored);
         if self.dirty_since.is_none() && self.sink.is_dirty() {
             self.dirty_since = Some(Instant::now());
@@ -118,7 +126,10 @@ impl<D: Disk> Flusher<D> {
     }
 
     async fn sync(&mut self) {
-        let outcome = match self.sink.sync().await {
+        let began = Instant::now();
+        let synced = self.sink.sync().await;
+        self.intake.counters.times().add(Timed::Sync, began.elapsed(), 1);
+        let outcome = match synced {
             Ok(()) => {
                 self.intake.counters.add(Counter::Syncs, 1);
                 Outcome::Stored
@@ -132,19 +143,31 @@ impl<D: Disk> Flusher<D> {
         };
         self.dirty_since = None;
         for commit in std::mem::take(&mut self.written) {
-            self.resolve(commit.lines(Durable), outcome);
+            self.resolve(&commit, Durable, outcome);
             commit.synced(outcome);
         }
     }
 
-    /// Moves `lines` from in flight to where they end.
-    fn resolve(&self, lines: u64, outcome: Outcome) {
-        self.intake.counters.take(Counter::InFlight, lines);
-        let end = match outcome {
-            Outcome::Stored => Counter::Ok,
-            Outcome::Failed => Counter::Error,
-        };
-        self.intake.counters.add(end, lines);
+    /// Moves the lines of `commit` that were promised `durability` from in flight to where they end.
+    fn resolve(&self, commit: &Ticket, durability: Durability, outcome: Outcome) {
+        let lines = commit.lines(durability);
+        if lines == 0 {
+            return;
+        }
+        let counters = &self.intake.counters;
+        counters.take(Counter::InFlight, lines);
+        match outcome {
+            Outcome::Stored => counters.add(Counter::Ok, lines),
+            Outcome::Failed => {
+                counters.add(Counter::Error, lines);
+                counters.add(Counter::StorageFailed, lines);
+            }
+        }
+        let now = Instant::now();
+        commit.each_arrival(durability, |arrival| {
+            let took = now.saturating_duration_since(arrival.read_at);
+            counters.times().add(Timed::Reply, took, arrival.lines);
+        });
     }
 
     /// A failed sync is final: the data may be gone although the next sync succeeds.
@@ -178,7 +201,6 @@ mod tests {
     use std::time::Duration;
 
     use glommio::{LocalExecutorBuilder, Placement};
-    use proto::hello::Durability;
 
     use super::*;
     use crate::counters::Counters;

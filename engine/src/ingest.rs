@@ -117,12 +117,12 @@ impl Why {
         }
     }
 
-    fn counter(self) -> Option<Counter> {
+    fn counter(self) -> Counter {
         match self {
-            Why::StorageFailed => None,
-            Why::BreakerOpen { .. } => Some(Counter::BreakerRefused),
-            Why::DiskFull => Some(Counter::DiskFull),
-            Why::Shed => Some(Counter::Shed),
+            Why::StorageFailed => Counter::StorageFailed,
+            Why::BreakerOpen { .. } => Counter::BreakerRefused,
+            Why::DiskFull => Counter::DiskFull,
+            Why::Shed => Counter::Shed,
         }
     }
 }
@@ -209,7 +209,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ingest<B> {
         let record = match Record::parse(line, &mut self.scratch) {
             Ok(record) => record,
             Err(rejection) => {
-                self.counters.add(Counter::Error, 1);
+                self.counters.reject(rejection.code);
                 return Fate::Rejected(rejection);
             }
         };
@@ -258,9 +258,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ingest<B> {
     /// A line that framing refused.
     pub fn too_long(&self, line_bytes_max: usize) -> Rejection<'static> {
         self.counters.add(Counter::Received, 1);
-        self.counters.add(Counter::Error, 1);
+        self.counters.reject(Code::TooLong);
         let reason = format!("the line is longer than {line_bytes_max} bytes").into();
         Rejection { code: Code::TooLong, reason, id: None }
+    }
+
+    /// Lines of the batch whose senders wait for it.
+    pub fn awaited_lines(&self) -> u64 {
+        self.batch.commit().awaited_lines()
+    }
+
+    /// Those of them that came after there were `before` were read at `read_at`, all by a sender that
+    /// was promised `durability`.
+    pub fn arrived(&self, before: u64, durability: Durability, read_at: Instant) {
+        let commit = self.batch.commit();
+        commit.arrived(commit.awaited_lines() - before, durability, read_at);
     }
 
     /// When the batch wants to be flushed.
@@ -358,15 +370,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ingest<B> {
             (false, 1) => self.counters.take(Counter::BreakersOpen, 1),
             _ => {}
         }
+        let state = self.breaker.as_ref().map_or(0, |breaker| breaker.phase() as u64);
+        self.counters.set(Counter::BreakerState, state);
         self.plain_below = if self.is_refusing() { 0 } else { self.lanes.plain_below() };
     }
 }
 
 fn refuse<'s>(counters: &Counters, why: Why, id: Option<Id<'s>>) -> Fate<'s> {
     counters.add(Counter::Error, 1);
-    if let Some(counter) = why.counter() {
-        counters.add(counter, 1);
-    }
+    counters.add(why.counter(), 1);
     Fate::Refused(Refusal { why, id })
 }
 

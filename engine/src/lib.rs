@@ -29,6 +29,7 @@ mod space;
 mod stall;
 mod start;
 mod status;
+pub mod times;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

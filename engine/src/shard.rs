@@ -143,7 +143,7 @@ const MEMORY_FREED_PART: usize = 4;
 
 /// Runs a shard until it is told to stop and has drained.
 pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) -> Ended {
-    let counters = Rc::new(Counters::default());
+    let counters = Rc::new(Counters::shown_by(&ties.published));
     let buf = sink.alloc(settings.intake.buffer_bytes);
     let intake = Rc::new(Intake::new(settings.intake, Rc::clone(&counters), buf));
     intake.tick(ties.space.free_bytes(), Instant::now());
@@ -196,6 +196,7 @@ pub(crate) async fn run(settings: Settings, ties: Ties, sink: Sink<RealDisk>) ->
     shard.counters.set(Counter::MemoryHeld, shard.memory_held.get() as u64);
     let snapshot = shard.counters.snapshot();
     assert!(snapshot.is_balanced(), "a message is in no state, or in two: {snapshot:?}");
+    assert!(snapshot.has_reasons(), "a message was not taken for no reason: {snapshot:?}");
     shard.counters.publish(&ties.published);
     Ended { counters: snapshot, storage }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runtime::cpus::Cpus;
+use runtime::desk;
 use runtime::shards::{Plan, Shard};
 use runtime::stop::{Cause, Stop};
 
@@ -201,9 +202,9 @@ fn start_admin(config: &Config, status: &Arc<Status>) -> Result<Option<Admin>, E
         return Ok(None);
     }
     let address = config.admin_address()?;
-    let bound = admin::bind(address).map_err(|source| {
+    let bound = desk::bind(address).map_err(|source| {
         let knobs = "ADMIN_HOST, ADMIN_PORT; 0 takes any free port";
         Error::Bind { knobs, address, source }
     })?;
-    Ok(Some(Admin::start(bound, Arc::clone(status))?))
+    Ok(Some(admin::start(bound, Arc::clone(status))?))
 }

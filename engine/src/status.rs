@@ -10,12 +10,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use runtime::exposition::Times;
 use runtime::stop::Stop;
 use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, Knob};
 use crate::counters::{Counter, Published, Snapshot};
 use crate::space::Space;
+use crate::times::Timed;
 
 /// A running engine as seen from outside.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Status {
     pub durability: String,
     /// LOG_DIR, if something is stored.
     pub log_dir: Option<PathBuf>,
+    /// What the engine may use of the machine.
+    pub limits: Limits,
     /// When this began.
     pub started_at: Timestamp,
     began: Instant,
@@ -34,6 +38,17 @@ pub(crate) struct Status {
     stop: Stop,
     /// Set once LOG_DIR is recovered.
     recovered: OnceLock<Recovered>,
+}
+
+/// Bounds that explain numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// MEMORY_BYTES_MAX.
+    pub memory_bytes: u64,
+    /// CONNECTIONS_MAX.
+    pub connections: u64,
+    /// DISK_FREE_BYTES_MIN.
+    pub disk_free_bytes: u64,
 }
 
 /// What is known once LOG_DIR is in order.
@@ -56,6 +71,11 @@ impl Status {
             address,
             durability: config.durability_granted(config.durability).to_string(),
             log_dir: config.enable_persistence.then(|| config.log_dir.clone()),
+            limits: Limits {
+                memory_bytes: config.memory_bytes_max as u64,
+                connections: config.connections_max as u64,
+                disk_free_bytes: config.disk_free_bytes_min,
+            },
             started_at: Timestamp::now(),
             began: Instant::now(),
             knobs: config.knobs.clone(),
@@ -71,6 +91,7 @@ impl Status {
             address: ([127, 0, 0, 1], 9000).into(),
             durability: String::new(),
             log_dir: Some("/".into()),
+            limits: Limits { memory_bytes: 0, connections: 0, disk_free_bytes: 0 },
             started_at: Timestamp::UNIX_EPOCH,
             began: Instant::now(),
             knobs: Vec::new(),
@@ -94,6 +115,11 @@ impl Status {
     /// The numbers of each shard, as published last.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
         self.published.iter().map(|published| published.load()).collect()
+    }
+
+    /// How long things took, shard by shard.
+    pub(crate) fn times(&self, what: Timed) -> impl Iterator<Item = Times> {
+        self.published.iter().map(move |published| published.times().load(what))
     }
 
     /// Why the engine should be sent nothing now; nothing when it is ready.

@@ -85,6 +85,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Batch<B> {
         self.len + line_bytes < bytes
     }
 
+    /// What its lines share.
+    pub fn commit(&self) -> &Ticket {
+        &self.commit
+    }
+
     /// Bytes of its lines.
     pub fn filled_bytes(&self) -> usize {
         self.len - self.head

@@ -48,6 +48,17 @@ pub enum Gate {
     Refuse(Duration),
 }
 
+/// What it does, as a number that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Lines are taken.
+    Closed = 0,
+    /// One batch may try.
+    HalfOpen = 1,
+    /// Lines are refused.
+    Open = 2,
+}
+
 /// What counted against the sink last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
@@ -113,6 +124,15 @@ impl Breaker {
             (State::HalfOpen, Some(probe)) => {
                 Gate::Refuse(probe.strikes_at.saturating_duration_since(now))
             }
+        }
+    }
+
+    /// What it does.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Closed { .. } => Phase::Closed,
+            State::HalfOpen => Phase::HalfOpen,
+            State::Open { .. } => Phase::Open,
         }
     }
 

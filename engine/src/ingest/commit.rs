@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Instant;
 
 use proto::hello::Durability;
 
@@ -31,6 +32,17 @@ pub enum Outcome {
     Failed,
 }
 
+/// Lines that one connection read at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When.
+    pub read_at: Instant,
+    /// What they were promised.
+    pub durability: Durability,
+    /// How many.
+    pub lines: u64,
+}
+
 /// The lines of one write.
 #[derive(Debug)]
 pub struct Commit {
@@ -38,6 +50,7 @@ pub struct Commit {
     written_lines: Cell<u64>,
     durable_lines: Cell<u64>,
     received_lines: Cell<u64>,
+    arrivals: RefCell<Vec<Arrival>>,
     for_write: RefCell<Vec<Waker>>,
     for_sync: RefCell<Vec<Waker>>,
 }
@@ -50,6 +63,7 @@ impl Commit {
             written_lines: Cell::new(0),
             durable_lines: Cell::new(0),
             received_lines: Cell::new(0),
+            arrivals: RefCell::default(),
             for_write: RefCell::default(),
             for_sync: RefCell::default(),
         })
@@ -72,6 +86,24 @@ impl Commit {
             Durability::Written => self.written_lines.get(),
             Durability::Durable => self.durable_lines.get(),
         }
+    }
+
+    /// Lines whose senders wait: all but those that were promised `received`.
+    pub fn awaited_lines(&self) -> u64 {
+        self.written_lines.get() + self.durable_lines.get()
+    }
+
+    /// `lines` of them were read at `read_at`.
+    pub fn arrived(&self, lines: u64, durability: Durability, read_at: Instant) {
+        if lines > 0 {
+            self.arrivals.borrow_mut().push(Arrival { read_at, durability, lines });
+        }
+    }
+
+    /// When lines that were promised `durability` were read, as far as it was said.
+    pub fn each_arrival(&self, durability: Durability, mut tell: impl FnMut(Arrival)) {
+        let arrivals = self.arrivals.borrow();
+        arrivals.iter().filter(|it| it.durability == durability).for_each(|&it| tell(it));
     }
 
     /// What became of a line that was promised `durability`; `None` while it is open.

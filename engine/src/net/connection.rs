@@ -161,6 +161,8 @@ struct Connection {
     /// When the connection came, and when it last did something.
     began_at: Instant,
     active_at: Instant,
+    /// When the lines were read that are offered now.
+    read_at: Instant,
     /// Since when a line is unfinished.
     line_since: Option<Instant>,
     held: Held,
@@ -187,6 +189,7 @@ impl Connection {
             waits_for: None,
             began_at: now,
             active_at: now,
+            read_at: now,
             line_since: None,
             held: Held::default(),
             awaited: None,
@@ -393,12 +396,17 @@ impl Connection {
 
     /// Offers the lines of `chunk`, behind what is in the carry; the end of input ends a line.
     fn offer(&mut self, chunk: &[u8]) {
-        let Connection { shard, lines, replies, is_first_line, input, .. } = self;
+        let Connection { shard, lines, replies, is_first_line, input, active_at, read_at, .. } =
+            self;
         let now = Instant::now();
-        self.active_at = now;
+        *active_at = now;
+        if !chunk.is_empty() {
+            *read_at = now;
+        }
         let terms = shard.settings.connection;
         let mut ingest = shard.intake.ingest.borrow_mut();
         let mut inflated = shard.inflate_buffer.borrow_mut();
+        let awaited_before = ingest.awaited_lines();
         let (mut refusal, mut waits_for, mut frames) = (None, None, false);
         let mut take = |frame: Frame<'_>, origin: Origin| {
             if refusal.is_some() {
@@ -438,6 +446,7 @@ impl Connection {
             Ok(Step::Hungry) if *input == Input::Fin => lines.finish(&mut inflated, &mut take),
             step => step,
         };
+        ingest.arrived(awaited_before, replies.durability(), *read_at);
         drop((ingest, inflated));
         self.shard.counters.add(Counter::BytesInflated, self.lines.inflated_bytes());
         self.has_more = matches!(step, Ok(Step::Again));

@@ -133,7 +133,8 @@ fn what_is_no_question_it_knows_gets_a_proper_refusal() {
     engine.stop().assert_clean();
 }
 
-/// A family: type, and its samples by their labels.
+/// A family: type, and its samples by their labels, those of a histogram behind `bucket`, `sum` or
+/// `count`.
 #[derive(Debug)]
 struct Family {
     kind: String,
@@ -144,6 +145,9 @@ struct Family {
 fn families(text: &str) -> BTreeMap<String, Family> {
     fn is_name(name: &str) -> bool {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    }
+    fn is_gauge_of_time(name: &str) -> bool {
+        name.ends_with("_uptime_seconds") || name.ends_with("_time_seconds")
     }
     assert!(text.ends_with('\n'));
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
@@ -156,7 +160,8 @@ fn families(text: &str) -> BTreeMap<String, Family> {
         } else if let Some(told) = line.strip_prefix("# TYPE ") {
             let (name, kind) = told.split_once(' ').unwrap();
             assert_eq!(helped.take().as_deref(), Some(name), "each TYPE has its HELP");
-            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
+            assert_eq!(kind == "histogram", name.ends_with("_seconds") && !is_gauge_of_time(name));
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             let family = Family { kind: kind.to_owned(), samples: BTreeMap::new() };
             assert!(families.insert(name.to_owned(), family).is_none(), "twice: {line}");
@@ -164,7 +169,12 @@ fn families(text: &str) -> BTreeMap<String, Family> {
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap();
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-            assert_eq!(Some(name), current.as_deref(), "a sample outside its family: {line}");
+            let of = current.as_deref().unwrap();
+            let part =
+                name.strip_prefix(of).unwrap_or_else(|| panic!("outside its family: {line}"));
+            let is_histogram = families[of].kind == "histogram";
+            assert!(if is_histogram { !part.is_empty() } else { part.is_empty() }, "{line}");
+            let (name, part) = (of, part.trim_start_matches('_'));
             let labels = labels.strip_suffix('}').unwrap();
             assert!(series.contains('{') != labels.is_empty(), "{line}");
             for label in labels.split(',').filter(|label| !label.is_empty()) {
@@ -175,7 +185,8 @@ fn families(text: &str) -> BTreeMap<String, Family> {
             let value: f64 = value.parse().unwrap();
             assert!(value >= 0.0, "{line}");
             let samples = &mut families.get_mut(name).unwrap().samples;
-            assert!(samples.insert(labels.to_owned(), value).is_none(), "twice: {line}");
+            let key = format!("{part}{labels}");
+            assert!(samples.insert(key, value).is_none(), "twice: {line}");
         }
     }
     families
@@ -214,6 +225,58 @@ fn every_counter_of_every_shard_is_a_metric_with_help_and_type() {
     for name in ["process_resident_memory_bytes", "logboom_engine_log_dir_free_bytes"] {
         assert!(families[name].samples[""] > 1e6, "{name}");
     }
+    engine.stop().assert_clean();
+}
+
+#[test]
+fn times_and_reasons_add_up_to_the_counts() {
+    let engine =
+        Engine::start(&[("SHARDS", "1"), ("LINE_BYTES_MAX", "1KiB"), ("DURABILITY", "durable")]);
+    let admin = engine.admin();
+    let good = format!("{}\n{}\n", line("1"), line("2"));
+    assert_eq!(engine.converse(good.as_bytes()).len(), 2);
+    let long = "x".repeat(2000);
+    let bad = format!("nonsense\n[]\n{{\"level\":\"INFO\"}}\n{long}\n{}\n", line("3"));
+    assert_eq!(engine.converse(bad.as_bytes()).len(), 5);
+    let began = Instant::now();
+    let families = loop {
+        let families = scrape(admin);
+        let value = |name: &str| of_shard(&families, name, 0);
+        if value("logboom_engine_messages_received_total") > 6.5
+            && value("logboom_engine_messages_in_flight") < 0.5
+        {
+            break families;
+        }
+        assert!(began.elapsed() < PATIENCE, "{families:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let rejected = &families["logboom_engine_messages_rejected_total"].samples;
+    for (code, count) in [("invalid_json", 1.0), ("not_an_object", 1.0), ("missing_field", 1.0)] {
+        assert_eq!(rejected[&format!(r#"shard="0",code="{code}""#)], count, "{code}");
+    }
+    assert_eq!(rejected[r#"shard="0",code="too_long""#], 1.0);
+    let stands = |name: &str, key: &str| families[name].samples[key];
+    let replies = "logboom_engine_reply_seconds";
+    assert_eq!(stands(replies, "count"), 3.0);
+    assert_eq!(stands(replies, r#"bucketle="+Inf""#), 3.0);
+    assert!(stands(replies, "sum") > 0.0);
+    let mut buckets: Vec<(f64, f64)> = families[replies]
+        .samples
+        .iter()
+        .filter_map(|(key, &count)| {
+            let bound = key.strip_prefix(r#"bucketle=""#)?.strip_suffix('"')?;
+            Some((bound.replace("+Inf", "inf").parse().unwrap(), count))
+        })
+        .collect();
+    buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+    assert!(buckets.len() > 30 && buckets.is_sorted_by_key(|&(_, count)| count), "{buckets:?}");
+    let writes = stands("logboom_engine_write_seconds", "count");
+    assert_eq!(writes, of_shard(&families, "logboom_engine_commits_total", 0));
+    let syncs = stands("logboom_engine_sync_seconds", "count");
+    assert_eq!(syncs, of_shard(&families, "logboom_engine_syncs_total", 0));
+    assert!(syncs >= 1.0);
+    let bytes: usize = ["1", "2", "3"].iter().map(|id| line(id).len() + 1).sum();
+    assert_eq!(of_shard(&families, "logboom_engine_written_bytes_total", 0), bytes as f64);
     engine.stop().assert_clean();
 }
 
