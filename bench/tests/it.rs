@@ -9,4 +9,5 @@ mod it {
     mod targets;
     mod tiers;
     mod transports;
+    mod watched;
 }

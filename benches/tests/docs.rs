@@ -10,7 +10,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "proto/PROTOCOL.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "proto/PROTOCOL.md",
+    "docs/guide/watching.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -104,6 +110,7 @@ fn the_readme_has_the_tiers_the_metrics_and_the_knobs_of_all_three_programs() {
     }
     hold("tiers", &tiers());
     hold("metrics", &engine::metrics::table());
+    hold("metrics: logboom-loadgen", &loadgen::metrics::table());
 }
 
 #[test]

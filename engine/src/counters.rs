@@ -315,6 +315,11 @@ impl Published {
         &self.times
     }
 
+    /// Grows with each publication.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
     /// Whether anything was published yet.
     pub fn has_begun(&self) -> bool {
         self.version.load(Ordering::Relaxed) > 0

@@ -21,6 +21,7 @@ mod net;
 mod ready;
 mod reload;
 mod secrets;
+mod service;
 mod settings;
 mod shard;
 mod signal;
@@ -107,6 +108,7 @@ impl Engine {
     /// A shard could not begin its segments or did not end in time.
     pub fn wait(self) -> Result<Totals, Error> {
         let cause = self.stop.wait();
+        service::stopping();
         let drain_secs = self.drain.as_secs_f64();
         info!(?cause, drain_secs, "draining: no new connections, answering what was read");
         let deadline = Instant::now() + self.drain + DRAIN_GRACE;

@@ -9,10 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use runtime::exposition::{Families, Metrics, Page, Times, Unit};
+use runtime::process;
 
 use crate::counters::Counter;
 use crate::space::Space;
-use crate::status::{Limits, Process, Status, connections};
+use crate::status::{Limits, Status, connections};
 use crate::times::Timed;
 
 /// Settings that explain numbers, and so are shown beside them.
@@ -109,10 +110,7 @@ impl Families for Scrape {
         self.shards(page)?;
         self.times(page)?;
         self.engine(page)?;
-        match Process::read() {
-            Some(process) => process_families(&process, page),
-            None => Ok(()),
-        }
+        process::families(page)
     }
 }
 
@@ -185,22 +183,6 @@ impl Scrape {
             settings.collect(),
         )
     }
-}
-
-/// Named as Prometheus clients do everywhere.
-fn process_families(process: &Process, page: &mut Page<'_>) -> fmt::Result {
-    let Process { cpu_secs, resident_bytes, threads, fds, fds_max, started_unix_secs } = *process;
-    let (seconds, bytes) = (|| Some(Unit::Seconds), Some(Unit::Bytes));
-    let help = "User and system time of the process.";
-    page.counter("process_cpu", help, seconds(), cpu_secs)?;
-    page.gauge("process_resident_memory", "Resident memory.", bytes, resident_bytes)?;
-    page.gauge("process_threads", "Threads.", None, threads)?;
-    page.gauge("process_open_fds", "Open descriptors.", None, fds)?;
-    if let Some(fds_max) = fds_max {
-        page.gauge("process_max_fds", "The soft limit on descriptors.", None, fds_max)?;
-    }
-    let help = "Start of the process, since 1970.";
-    page.gauge("process_start_time", help, seconds(), started_unix_secs)
 }
 
 /// Every metric as a table for people: name, type and meaning.

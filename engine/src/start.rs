@@ -27,7 +27,7 @@ use crate::sink::disk::RealDisk;
 use crate::sink::file::{self, FileSink, LogDir};
 use crate::space::Space;
 use crate::status::Status;
-use crate::{Engine, housekeeping, reload, settings};
+use crate::{Engine, housekeeping, reload, service, settings};
 
 /// A shard looks at its rings at least so often; flush timers then come about so much late.
 const PREEMPT: Duration = Duration::from_millis(1);
@@ -57,6 +57,7 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
     let status = Arc::new(Status::begin(config, address, &published, &stop));
     // Before the recovery, which may take its time.
     let admin = start_admin(config, &status)?;
+    service::starting();
     let log_dir =
         config.enable_persistence.then(|| LogDir::open(&config.log_dir, count)).transpose()?;
     let mut notes = notes(log_dir.as_ref());
@@ -107,6 +108,7 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
         ready::write_file(path, config, &addresses, count)
             .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
     }
+    service::ready(format!("listening on {address}"), &status, &published, &stop)?;
     if config.enable_persistence && config.retain_bytes_max > 0 {
         let (log_dir, bytes_max) = (config.log_dir.clone(), config.retain_bytes_max);
         housekeeping::begin(log_dir, bytes_max, active, stop.clone())?;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::lanes::flow_plan;
 use crate::measure::progress::{Progress, Series};
 use crate::measure::recorder::Latencies;
-use crate::observer::Observer;
+use crate::observer::{Manifest, Observer};
 use crate::plan::shape::Shape;
 use crate::referee::Referee;
 use crate::shard::News;
@@ -82,24 +82,29 @@ impl<'a> Coordinator<'a> {
         news: &Receiver<News>,
         stop: &Stop,
         observer: &mut dyn Observer,
+        manifest: &Manifest,
     ) {
         while self.ended.iter().any(|ended| !ended) {
             if let Some(cause @ (Cause::Interrupt | Cause::Terminate)) = stop.cause() {
                 self.halt.request(cause);
             }
             match news.recv_timeout(GLANCE) {
-                Ok(news) => self.take(news, observer),
+                Ok(news) => self.take(news, observer, manifest),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn take(&mut self, news: News, observer: &mut dyn Observer) {
+    fn take(&mut self, news: News, observer: &mut dyn Observer, manifest: &Manifest) {
         let mut reason = None;
         let tell = |progress: &Progress<'_>| {
             reason = self.referee.second(progress).or(reason.take());
             observer.second(progress);
+            if observer.wants_judgement() {
+                let Manifest { config, environment, .. } = manifest;
+                observer.judged(&self.referee.so_far(config, environment, progress));
+            }
         };
         match news {
             News::Ready => {}

@@ -29,6 +29,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The metrics cannot be served.
+    #[error(
+        "cannot listen on {host}:{port} (METRICS_HOST, METRICS_PORT; 0 takes any free port): {reason}"
+    )]
+    Metrics {
+        /// METRICS_HOST.
+        host: String,
+        /// METRICS_PORT.
+        port: u16,
+        /// Why not.
+        reason: String,
+    },
     /// The machine does not let us ask for our cpus.
     #[error("cannot read the cpu affinity of this process: {0}")]
     Cpus(io::Error),
@@ -54,6 +66,7 @@ impl Error {
             Error::Resolve { .. } => exit_code::UNREACHABLE,
             Error::Interrupted(exit_code) => *exit_code,
             Error::Unusable { .. }
+            | Error::Metrics { .. }
             | Error::Cpus(_)
             | Error::Sink(_)
             | Error::Uring(_)

@@ -44,6 +44,7 @@ mod error;
 pub mod hammer;
 mod lanes;
 pub mod measure;
+pub mod metrics;
 mod observer;
 mod outcome;
 mod pace;
@@ -152,7 +153,7 @@ fn run_against(
     for _ in 0..config.shards {
         go.try_send(clock).expect("there is room for every shard");
     }
-    coordinator.follow(&news, stop, observer);
+    coordinator.follow(&news, stop, observer, &manifest);
     let reports: Vec<Report> = shards.into_iter().flat_map(Shard::join).collect();
     Ok(outcome::sum_up(&config, coordinator, reports, manifest))
 }

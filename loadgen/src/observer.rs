@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::measure::environment::Environment;
 use crate::measure::progress::Progress;
 use crate::measure::summary::Tool;
+use crate::measure::validity::Validity;
 
 /// Watches a run. A closure over [`Progress`] is one.
 pub trait Observer {
@@ -20,6 +21,18 @@ pub trait Observer {
 
     /// A second is over.
     fn second(&mut self, progress: &Progress<'_>);
+
+    /// Whether [`Observer::judged`] is to follow this second: the percentiles of the whole run so
+    /// far are computed for it.
+    fn wants_judgement(&self) -> bool {
+        false
+    }
+
+    /// Whether the run can be believed up to the second that is over; signals that only its end can
+    /// give are not assessed.
+    fn judged(&mut self, so_far: &Validity) {
+        let _ = so_far;
+    }
 }
 
 impl<F: FnMut(&Progress<'_>)> Observer for F {

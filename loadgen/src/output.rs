@@ -24,6 +24,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use loadgen::config::Args;
+use loadgen::measure::validity::Validity;
+use loadgen::metrics::Shown;
 use loadgen::{Error, Manifest, Observer, Outcome, Progress};
 use runtime::exit_code;
 
@@ -43,6 +45,8 @@ pub(crate) struct Asked {
     pub(crate) out: Option<PathBuf>,
     /// EVENTS: as NDJSON on stdout.
     pub(crate) has_events: bool,
+    /// METRICS_HOST and METRICS_PORT: the figures for Prometheus.
+    pub(crate) metrics: Option<(String, u16)>,
     /// QUIET: nothing while it goes on.
     pub(crate) is_quiet: bool,
     /// The words of the command.
@@ -57,6 +61,7 @@ impl Asked {
             json: args.json.clone(),
             out: args.out.clone(),
             has_events: args.events.is_some(),
+            metrics: args.metrics_port.map(|port| (args.metrics_host.clone(), port)),
             is_quiet: args.quiet,
             command: words.collect(),
         }
@@ -70,6 +75,7 @@ pub(crate) struct Output {
     events: Option<Sink>,
     folder: Option<Sink>,
     json: Option<Json>,
+    metrics: Option<Shown>,
     manifest: Option<Arc<Manifest>>,
     pace: Pace,
 }
@@ -91,6 +97,12 @@ impl Output {
         }
         let json = asked.json.as_deref().map(Json::open).transpose();
         let json = json.map_err(|text| (text, exit_code::CANNOT_START))?;
+        let metrics = asked.metrics.map(|(host, port)| Shown::open(&host, port));
+        let metrics =
+            metrics.transpose().map_err(|error| (error.to_string(), error.exit_code()))?;
+        if let Some(metrics) = &metrics {
+            complain(&format!("metrics at {}", metrics.url()));
+        }
         let screen = Sink::start("screen", Screen::open(asked.is_quiet)).map_err(no_thread)?;
         let events = asked.has_events.then(|| {
             let crier = Crier::default().and(&screen);
@@ -110,7 +122,7 @@ impl Output {
             Sink::start("folder", folder).map_err(no_thread)
         });
         let folder = folder.transpose()?;
-        Ok(Output { screen, events, folder, json, manifest: None, pace: Pace::default() })
+        Ok(Output { screen, events, folder, json, metrics, manifest: None, pace: Pace::default() })
     }
 
     fn tell(&self, told: &Told) {
@@ -182,16 +194,32 @@ pub(crate) fn say(text: &str) -> u8 {
 
 impl Observer for Output {
     fn started(&mut self, manifest: &Manifest) {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.started(manifest);
+        }
         let manifest = Arc::new(manifest.clone());
         self.tell(&Told::Started(manifest.clone()));
         self.manifest = Some(manifest);
     }
 
     fn second(&mut self, progress: &Progress<'_>) {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.second(progress);
+        }
         let mut seen = Seen::of(progress);
         if let (Some(_), Some(manifest)) = (&self.folder, &self.manifest) {
             seen.kept = Some(self.pace.keep(progress, manifest));
         }
         self.tell(&Told::Second(Arc::new(seen)));
+    }
+
+    fn wants_judgement(&self) -> bool {
+        self.metrics.as_ref().is_some_and(Shown::wants_judgement)
+    }
+
+    fn judged(&mut self, so_far: &Validity) {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.judged(so_far);
+        }
     }
 }

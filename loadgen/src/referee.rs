@@ -16,7 +16,7 @@ use crate::measure::recorder::{Counts, Latencies};
 use crate::measure::slo::SloResult;
 use crate::measure::slo::judge::{Judge, Planned, Portion};
 use crate::measure::stages::{FlowPlan, Stage};
-use crate::measure::summary::Figures;
+use crate::measure::summary::{Figures, Span};
 use crate::measure::validity::clocks::Clocks;
 use crate::measure::validity::little::{Flights, InFlight, Looks};
 use crate::measure::validity::run_queue::{Ran, Threads};
@@ -48,6 +48,8 @@ pub(crate) struct Referee {
     last: Vec<Vec<Known>>,
     target: Watcher,
     begun: Option<(Instant, Option<Clocks>)>,
+    /// Once it was looked up.
+    ceiling_per_s: Option<Result<f64, String>>,
 }
 
 /// Counts of a stage since the start.
@@ -83,6 +85,7 @@ impl Referee {
             last: plans.iter().map(|plan| vec![Known::default(); plan.stages.len()]).collect(),
             target: Watcher::new(listens, cpus),
             begun: None,
+            ceiling_per_s: None,
         }
     }
 
@@ -142,8 +145,32 @@ impl Referee {
             }
         }
         let Referee { judge, target, begun, .. } = self;
-        let evidence = evidence(config, environment, end, target, begun);
+        let mut evidence = evidence(config, end, begun);
+        evidence.ceiling_per_s = ceiling(config, environment);
+        evidence.shared = target.finish(evidence.elapsed_ns);
         (judge.finish(&portions), Validity::judge(&evidence))
+    }
+
+    /// Whether the run can be believed so far; what shards know of themselves they tell at the end.
+    pub(crate) fn so_far(
+        &mut self,
+        config: &Config,
+        environment: &Environment,
+        progress: &Progress<'_>,
+    ) -> Validity {
+        let load_ended_ns = progress.second.end_ns;
+        let span = Span { load_ended_ns, is_cut_short: true };
+        let figures = Figures::new(progress.totals, span);
+        let (totals, rows, seen) = (progress.totals, progress.rows, Vec::new());
+        let end = End { totals, rows, figures: &figures, load_ended_ns, seen };
+        let mut evidence = evidence(config, &end, self.begun);
+        // What is under way is neither unsent nor late yet.
+        evidence.unsent = totals.all.tally.counts.unsent;
+        evidence.in_flight = Err("told at the end of the run".to_owned());
+        let known = || ceiling(config, environment);
+        evidence.ceiling_per_s = self.ceiling_per_s.get_or_insert_with(known).clone();
+        evidence.shared = self.target.so_far(evidence.elapsed_ns);
+        Validity::judge(&evidence)
     }
 }
 
@@ -214,13 +241,8 @@ fn planned(config: &Config, plans: &[FlowPlan]) -> Planned {
     planned
 }
 
-fn evidence(
-    config: &Config,
-    environment: &Environment,
-    end: &End<'_>,
-    target: Watcher,
-    begun: Option<(Instant, Option<Clocks>)>,
-) -> Evidence {
+/// All but the ceiling and the target, which others look up.
+fn evidence(config: &Config, end: &End<'_>, begun: Option<(Instant, Option<Clocks>)>) -> Evidence {
     let End { totals, rows, figures: Figures { load, rate, latency, .. }, load_ended_ns, seen } =
         end;
     let elapsed_ns = begun.map_or(0, |(at, _)| nanos(at.elapsed()));
@@ -253,8 +275,8 @@ fn evidence(
             .into_iter()
             .flatten()
             .fold(0.0, f64::max),
-        ceiling_per_s: ceiling(config, environment),
-        shared: target.finish(elapsed_ns),
+        ceiling_per_s: Err(String::new()),
+        shared: Err(String::new()),
         steadiness: steadiness(config, rows, *load_ended_ns),
     }
 }

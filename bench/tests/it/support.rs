@@ -1,6 +1,7 @@
 //! Starts the bench as a user would, and reads what it left.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -11,37 +12,46 @@ use tempfile::TempDir;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_logboom-bench");
 
-/// The engine beside the bench. A run of the tests of the whole workspace has built it;
-/// `cargo test -p logboom-bench` has not, so this does (cargo itself makes tests wait that ask at
-/// the same time).
+/// The engine beside the bench.
 pub(super) fn engine() -> &'static Path {
     static ENGINE: OnceLock<PathBuf> = OnceLock::new();
-    ENGINE.get_or_init(|| {
-        let folder = Path::new(BENCH).parent().unwrap();
-        let engine = folder.join("logboom-engine");
-        if is_newer_than_its_sources(&engine) {
-            return engine;
-        }
-        let profile = match folder.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let status = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "-p", "logboom-engine", "--bin", "logboom-engine"])
-            .args(["--profile", profile, "--target-dir"])
-            .arg(folder.parent().unwrap())
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "cannot build the engine");
-        engine
-    })
+    ENGINE.get_or_init(|| program("logboom-engine", "engine"))
+}
+
+/// The generator beside the bench.
+pub(super) fn loadgen() -> &'static Path {
+    static LOADGEN: OnceLock<PathBuf> = OnceLock::new();
+    LOADGEN.get_or_init(|| program("logboom-loadgen", "loadgen"))
+}
+
+/// A program of the workspace, whose sources are in `folder`. A run of the tests of the whole
+/// workspace has built it; `cargo test -p logboom-bench` has not, so this does (cargo itself makes
+/// tests wait that ask at the same time).
+fn program(name: &str, sources: &str) -> PathBuf {
+    let folder = Path::new(BENCH).parent().unwrap();
+    let program = folder.join(name);
+    if is_newer_than_its_sources(&program, sources) {
+        return program;
+    }
+    let profile = match folder.file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    let status = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "-p", name, "--bin", name])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(folder.parent().unwrap())
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "cannot build {name}");
+    program
 }
 
 /// Saves asking cargo, which may have to wait for another cargo, and builds a lone package with
 /// other features than the workspace.
-fn is_newer_than_its_sources(program: &Path) -> bool {
+fn is_newer_than_its_sources(program: &Path, folder: &str) -> bool {
     fn newest(path: &Path) -> SystemTime {
         let Ok(entries) = fs::read_dir(path) else {
             return path.metadata().unwrap().modified().unwrap();
@@ -51,8 +61,19 @@ fn is_newer_than_its_sources(program: &Path) -> bool {
     }
     let Ok(built) = program.metadata().and_then(|meta| meta.modified()) else { return false };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let sources = ["engine/src", "engine/Cargo.toml", "proto/src", "proto/runtime", "Cargo.toml"];
-    sources.iter().all(|source| newest(&workspace.join(source)) <= built)
+    let own = [format!("{folder}/src"), format!("{folder}/Cargo.toml")];
+    let shared = ["proto/src", "proto/runtime", "Cargo.toml"].map(str::to_owned);
+    own.iter().chain(&shared).all(|source| newest(&workspace.join(source)) <= built)
+}
+
+/// Says loudly that `test` did not run and why, here and in the file that LOGBOOM_SKIPS names.
+pub(super) fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED: {test}: {why}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("LOGBOOM_SKIPS") {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
 }
 
 /// A run of the bench with folders of its own.

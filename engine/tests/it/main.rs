@@ -17,6 +17,7 @@ mod logs;
 mod pressure;
 mod protocol;
 mod secure;
+mod service;
 mod starting;
 mod tls;
 mod token;

@@ -237,6 +237,15 @@ pub struct Args {
     #[arg(long)]
     pub schema: bool,
 
+    /// Serve the run's figures to Prometheus while it goes on: http://METRICS_HOST:METRICS_PORT/metrics;
+    /// 0 takes any free port, and says which
+    #[arg(long, env = "METRICS_PORT", value_name = "METRICS_PORT")]
+    pub metrics_port: Option<u16>,
+
+    /// Where METRICS_PORT listens
+    #[arg(long, env = "METRICS_HOST", value_name = "METRICS_HOST", default_value = "127.0.0.1")]
+    pub metrics_host: String,
+
     /// No line a second on stderr
     #[arg(short, long, env = "QUIET", value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_value = "false",

@@ -10,6 +10,7 @@ mod judged;
 mod keys;
 mod liar;
 mod load;
+mod metrics;
 mod output;
 mod queue;
 mod screen;

@@ -13,6 +13,7 @@ pub mod exit_code;
 pub mod exposition;
 pub mod hangup;
 pub mod nofile;
+pub mod process;
 mod readiness;
 pub mod ring_flags;
 mod rouse;

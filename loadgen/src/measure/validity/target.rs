@@ -126,7 +126,15 @@ impl Watcher {
     /// Why it is not known.
     pub fn finish(mut self, elapsed_ns: u64) -> Result<Shared, String> {
         self.look();
-        let pids = self.found?;
+        self.so_far(elapsed_ns)
+    }
+
+    /// What has come of it in the first `elapsed_ns` of a run, by the last look.
+    ///
+    /// # Errors
+    /// Why it is not known.
+    pub fn so_far(&self, elapsed_ns: u64) -> Result<Shared, String> {
+        let pids = self.found.clone()?;
         if self.threads.is_empty() {
             return Err(format!("the target's threads may not be read (pid {})", pids[0]));
         }
