@@ -21,6 +21,7 @@ use crate::measure::recorder::code;
 use crate::plan::payloads::{Payloads, Stamp};
 
 pub(crate) mod batch;
+pub(crate) mod http;
 pub(crate) mod ndjson;
 pub(crate) mod null;
 pub(crate) mod one_by_one;

@@ -1,0 +1,185 @@
+//! The bytes of a request.
+//!
+//! Pure. Owns how a request is written: its line, Host, the fields that were asked for, and those
+//! that say who sends what. A request that is always the same is rendered once; of one whose body
+//! varies, all but the length and the body.
+//! Invariant: what is rendered is one whole request of HTTP/1.1, with a Content-Length wherever it
+//! has a body.
+
+/// Room for the digits of a length and the blank line behind them.
+const ENDING_BYTES_MAX: usize = 20 + 4;
+
+/// What every request of a flow has in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query, as they stand in the request's line.
+    pub(crate) path: String,
+    /// Of the target, as in its URL.
+    pub(crate) host: String,
+    /// Those that were asked for, in their order.
+    pub(crate) fields: Vec<(String, String)>,
+    /// `Content-Type` of a body, unless it was asked for.
+    pub(crate) content_type: Option<&'static str>,
+    /// For `Authorization`.
+    pub(crate) token: Option<String>,
+}
+
+impl Request {
+    /// The head up to where a length or the blank line goes.
+    fn opening(&self) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        let mut field = |name: &str, value: &str| {
+            head.push_str(name);
+            head.push_str(": ");
+            head.push_str(value);
+            head.push_str("\r\n");
+        };
+        let has = |name: &str| self.fields.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
+        if !has("host") {
+            field("Host", &self.host);
+        }
+        for (name, value) in &self.fields {
+            field(name, value);
+        }
+        let agent = concat!("logboom-loadgen/", env!("CARGO_PKG_VERSION"));
+        for (name, value) in [("User-Agent", agent), ("Accept", "*/*")] {
+            if !has(name) {
+                field(name, value);
+            }
+        }
+        if let Some(token) = &self.token {
+            field("Authorization", &format!("Bearer {token}"));
+        }
+        if let Some(content_type) = self.content_type.filter(|_| !has("content-type")) {
+            field("Content-Type", content_type);
+        }
+        head.into_bytes()
+    }
+
+    /// A whole request that is always the same. One that has no body says so where its method
+    /// usually has one.
+    pub(crate) fn render(&self, body: Option<&[u8]>) -> Vec<u8> {
+        let mut bytes = self.opening();
+        let length = body.map(<[u8]>::len);
+        let says_none = || matches!(self.method.as_str(), "POST" | "PUT" | "PATCH").then_some(0);
+        if let Some(length) = length.or_else(says_none) {
+            bytes.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.unwrap_or_default());
+        bytes
+    }
+
+    /// Requests whose bodies vary.
+    pub(crate) fn envelope(&self) -> Envelope {
+        let mut head = self.opening();
+        head.extend_from_slice(b"Content-Length: ");
+        Envelope { head }
+    }
+}
+
+/// The head of requests whose bodies vary, up to the length.
+#[derive(Clone, Debug)]
+pub(crate) struct Envelope {
+    head: Vec<u8>,
+}
+
+impl Envelope {
+    /// Writes one request to `out`, which was empty: `body` appends its body. Gives where the
+    /// request begins in `out`, since how long its head is depends on how long its body is.
+    pub(crate) fn fill(&self, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let body_at = self.head.len() + ENDING_BYTES_MAX;
+        out.clear();
+        out.resize(body_at, 0);
+        body(out);
+        let mut digits = itoa::Buffer::new();
+        let length = digits.format(out.len() - body_at).as_bytes();
+        let begin = body_at - self.head.len() - length.len() - 4;
+        let mut at = begin;
+        for part in [&self.head[..], length, b"\r\n\r\n"] {
+            out[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        debug_assert_eq!(at, body_at, "the head ends where the body begins");
+        begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocations;
+
+    fn request() -> Request {
+        Request {
+            method: "GET".into(),
+            path: "/a?b=c".into(),
+            host: "example.org:8080".into(),
+            fields: Vec::new(),
+            content_type: None,
+            token: None,
+        }
+    }
+
+    fn text(bytes: &[u8]) -> String {
+        std::str::from_utf8(bytes).unwrap().replace("\r\n", "\n")
+    }
+
+    #[test]
+    fn a_plain_request_says_where_it_goes_and_who_sends_it() {
+        let agent = concat!("logboom-loadgen/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            text(&request().render(None)),
+            format!(
+                "GET /a?b=c HTTP/1.1\nHost: example.org:8080\nUser-Agent: {agent}\nAccept: */*\n\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_was_asked_for_replaces_what_is_usual() {
+        let fields = [("HOST", "other"), ("X-A", "1"), ("user-agent", "me"), ("X-A", "2")];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let request = Request {
+            method: "POST".into(),
+            fields,
+            token: Some("secret".into()),
+            content_type: Some("application/x-ndjson"),
+            ..request()
+        };
+        assert_eq!(
+            text(&request.render(Some(b"body"))),
+            "POST /a?b=c HTTP/1.1\nHOST: other\nX-A: 1\nuser-agent: me\nX-A: 2\nAccept: */*\n\
+             Authorization: Bearer secret\nContent-Type: application/x-ndjson\n\
+             Content-Length: 4\n\nbody"
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_there_is_said_where_one_is_expected() {
+        for (method, length) in [("POST", Some(0)), ("PUT", Some(0)), ("GET", None), ("HEAD", None)]
+        {
+            let request = Request { method: method.into(), ..request() };
+            let text = text(&request.render(None));
+            let found = text.split("Content-Length: ").nth(1).map(|it| it.trim().parse().unwrap());
+            assert_eq!(found, length, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_varies_has_its_own_length() {
+        let request = Request { method: "POST".into(), ..request() };
+        let envelope = request.envelope();
+        let mut out = Vec::new();
+        for length in [0, 9, 10, 12_345, 1] {
+            let body: Vec<u8> = std::iter::repeat_n(b'x', length).collect();
+            let begin = envelope.fill(&mut out, |out| out.extend_from_slice(&body));
+            assert!(out[begin..] == request.render(Some(&body)), "{length}");
+        }
+        let begin = |out: &mut Vec<u8>| {
+            std::hint::black_box(envelope.fill(out, |out| out.extend_from_slice(b"line\n")));
+        };
+        assert_eq!(allocations::during(|| begin(&mut out)), 0);
+    }
+}
