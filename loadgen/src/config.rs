@@ -24,6 +24,7 @@ mod args;
 mod commands;
 mod endpoint;
 mod flow;
+mod http;
 mod scenario;
 mod serial;
 mod taste;
@@ -32,6 +33,7 @@ pub use args::Args;
 pub use commands::Command;
 pub use endpoint::{Endpoint, Scheme};
 pub use flow::{Connect, Flow, ThinkTime};
+pub use http::{Body, Header, Http, Token};
 pub use taste::{Taste, taste};
 
 /// The command line's description: every knob, its flag, environment name and default.

@@ -97,8 +97,8 @@ pub(crate) fn orders(
         let stages = flow_plan(flow, &schedule).stages;
         let workers = flow.concurrency as u64;
         let (batch_size, first, rest) = match schedule.is_closed() {
-            true => dispatch::cut(bounds.total, workers, flow.batch_size),
-            false => (flow.batch_size, vec![0; flow.concurrency], 0),
+            true => dispatch::cut(bounds.total, workers, flow.batch_messages()),
+            false => (flow.batch_messages(), vec![0; flow.concurrency], 0),
         };
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
         let target = aim(flow)?;
@@ -125,7 +125,7 @@ pub(crate) fn orders(
                 connection_messages_max: flow.connection_messages_max,
                 payloads: payloads.clone(),
                 seed: config.seed,
-                reply_timeout: config.reply_timeout_secs,
+                reply_timeout: flow.hit_timeout_ms.unwrap_or(config.reply_timeout_secs),
                 connect_timeout: config.connect_timeout_secs,
                 keeps_ledger: config.ledger,
                 halt: halt.clone(),

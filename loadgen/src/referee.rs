@@ -288,7 +288,9 @@ fn ceiling(config: &Config, environment: &Environment) -> Result<f64, String> {
     let against = match flow.scheme {
         Scheme::Tcp => Against::Sink,
         Scheme::Null => Against::Null,
-        Scheme::Tls | Scheme::Udp => return Err("calibrate knows plain TCP only".to_owned()),
+        Scheme::Tls | Scheme::Udp | Scheme::Http | Scheme::Https => {
+            return Err("calibrate knows plain TCP only".to_owned());
+        }
     };
     let drive = if flow.shape == Shape::Closed { Drive::Closed } else { Drive::Open };
     let state = config.state_dir().ok_or("there is no STATE_DIR to keep calibrations in")?;

@@ -7,13 +7,13 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use crate::config::{Flow, Scheme};
 use crate::error::Error;
+use crate::hammer::http::{self, Http};
 use crate::hammer::ndjson;
 use crate::hammer::null::Null;
 use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
 use crate::measure::validity::target::Listens;
 use crate::shard::Starter;
-use crate::tls;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -28,9 +28,13 @@ impl Target {
     /// # Errors
     /// A name that does not resolve, a key or token that cannot be read.
     pub(crate) fn of(flow: &Flow) -> Result<Target, Error> {
-        let token = flow.auth_token_file.as_ref().map(tls::token).transpose()?;
         let addresses = addresses(flow)?;
         let listens = listens(flow, &addresses);
+        if flow.scheme.is_http() {
+            let plan = http::Plan::new(flow, addresses, flow.tls()?)?;
+            return Ok(Target { starter: Starter::of::<Http>(plan), listens });
+        }
+        let token = flow.token()?;
         let plan = ndjson::Plan {
             addresses,
             tls: flow.tls()?,
@@ -42,6 +46,7 @@ impl Target {
             Scheme::Tcp | Scheme::Tls => Starter::of::<Tcp>(plan),
             Scheme::Udp => Starter::of::<Udp>(plan),
             Scheme::Null => Starter::of::<Null>(plan),
+            Scheme::Http | Scheme::Https => unreachable!("above"),
         };
         Ok(Target { starter, listens })
     }

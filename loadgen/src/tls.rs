@@ -28,7 +28,7 @@ pub(crate) struct Identity<'a> {
 }
 
 impl Tls {
-    /// Trusts the authorities in `ca` for a target called `host`.
+    /// Trusts the authorities in `ca` for a target called `host`, and offers `protocols` (ALPN).
     ///
     /// # Errors
     /// Names the file that cannot be used, its knob, and why; or the host that no certificate can
@@ -37,6 +37,7 @@ impl Tls {
         host: &str,
         ca: &Path,
         identity: Option<Identity<'_>>,
+        protocols: &[&[u8]],
     ) -> Result<Tls, Error> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             Error::Usage(format!("\"{host}\" (SERVER_HOST) is no name that a certificate can have"))
@@ -54,7 +55,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| refuse(ca, "CA_CERT_PATH", error.to_string()))?
             .with_root_certificates(roots);
-        let client = match identity {
+        let mut client = match identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificate, key }) => {
                 let chain = certificates(certificate)
@@ -67,6 +68,7 @@ impl Tls {
                     .map_err(|error| refuse(key, "CLIENT_KEY_PATH", error.to_string()))?
             }
         };
+        client.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
         Ok(Tls { client: Arc::new(client), name })
     }
 }

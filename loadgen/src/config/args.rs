@@ -14,6 +14,7 @@ use runtime::units;
 use super::commands::Command;
 use super::endpoint::{Endpoint, endpoint};
 use super::flow::{Connect, ThinkTime};
+use super::http::{Body, Header, Token, method};
 use crate::measure::slo::Slo;
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
@@ -34,8 +35,9 @@ pub struct Args {
     #[arg(long, env = "SERVER_PORT", value_name = "SERVER_PORT", default_value_t = 9000)]
     pub server_port: u16,
 
-    /// tcp://, tls:// or udp:// host:port, instead of SERVER_HOST and SERVER_PORT; its scheme beats
-    /// ENABLE_TLS. null:// answers within the generator, which then measures itself
+    /// tcp://, tls:// or udp:// host:port, or http:// or https:// host:port/path?query, instead of
+    /// SERVER_HOST and SERVER_PORT; its scheme beats ENABLE_TLS. null:// answers within the
+    /// generator, which then measures itself
     #[arg(long, alias = "endpoint", visible_alias = "endpoint", env = "TARGET",
           value_name = "TARGET", value_parser = endpoint)]
     pub target: Option<Endpoint>,
@@ -56,7 +58,8 @@ pub struct Args {
           default_value = "5", value_parser = units::count_usize)]
     pub concurrency: usize,
 
-    /// Messages in a batch at most; a batch is what is due, never waited for
+    /// Messages in a batch at most; a batch is what is due, never waited for. Over HTTP only with
+    /// NDJSON, where a batch is a request
     #[arg(long, env = "BATCH_SIZE", value_name = "BATCH_SIZE", default_value = "100",
           value_parser = units::count)]
     pub batch_size: u64,
@@ -134,6 +137,36 @@ pub struct Args {
     #[arg(long, env = "RUN_ID", value_name = "RUN_ID", value_parser = run_id)]
     pub run_id: Option<String>,
 
+    /// Over HTTP, the method [default: GET, or POST with a body]
+    #[arg(short = 'm', long, env = "METHOD", value_name = "METHOD", value_parser = method)]
+    pub method: Option<String>,
+
+    /// Over HTTP, a field of each request, 'name: value'; may be given several times
+    #[arg(short = 'H', long, env = "HEADER", value_name = "HEADER")]
+    pub header: Vec<Header>,
+
+    /// Over HTTP, the body of each request: a text, or @file
+    #[arg(short = 'd', long, env = "BODY", value_name = "BODY",
+          value_parser = clap::value_parser!(Body))]
+    pub body: Option<Body>,
+
+    /// Over HTTP, requests on their way on one connection; 1 is no pipelining
+    #[arg(long, env = "PIPELINE", value_name = "PIPELINE", default_value = "1",
+          value_parser = units::count)]
+    pub pipeline: u64,
+
+    /// Over HTTP, post log lines: each batch as the body of one request, application/x-ndjson
+    #[arg(long, env = "NDJSON", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub ndjson: bool,
+
+    /// How long a batch (over HTTP: a request) waits for its reply, in milliseconds, instead of
+    /// REPLY_TIMEOUT_SECS; a flow may have its own
+    #[arg(long, env = "HIT_TIMEOUT_MS", value_name = "HIT_TIMEOUT_MS",
+          value_parser = units::millis)]
+    pub hit_timeout_ms: Option<Duration>,
+
     /// How long a batch waits for its next reply, and the end of the run for the last ones
     #[arg(long, env = "REPLY_TIMEOUT_SECS", value_name = "REPLY_TIMEOUT_SECS",
           default_value = "10", value_parser = units::seconds)]
@@ -208,9 +241,14 @@ pub struct Args {
     #[arg(long, env = "CLIENT_KEY_PATH", value_name = "PATH")]
     pub client_key_path: Option<PathBuf>,
 
-    /// File that holds the token for the hello
+    /// File that holds the token: for the hello, over HTTP as bearer
     #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
     pub auth_token_file: Option<PathBuf>,
+
+    /// The token itself; better in the environment, since everybody sees a command line
+    #[arg(long, env = "AUTH_TOKEN", value_name = "TOKEN", hide_env_values = true,
+          hide_default_value = true, value_parser = clap::value_parser!(Token))]
+    pub auth_token: Option<Token>,
 
     /// Send each batch as one gzip member
     #[arg(long, env = "COMPRESS", value_name = "BOOL", action = ArgAction::Set,

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Args;
 use super::endpoint::Scheme;
-use super::serial::{maybe_word, seconds, word};
+use super::http::{Http, Token};
+use super::serial::{maybe_millis, maybe_word, seconds, word};
 use crate::error::Error;
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
-use crate::tls::{Identity, Tls};
+use crate::tls::{self, Identity, Tls};
 
 pub(super) const TOTAL_LOGS: u64 = 1000;
 pub(super) const DURATION: Duration = Duration::from_secs(10);
@@ -76,14 +77,22 @@ pub struct Flow {
     /// `None` is the server's default.
     #[serde(with = "maybe_word")]
     pub durability: Option<Durability>,
+    /// How long a batch waits for its reply; `None` is REPLY_TIMEOUT_SECS.
+    #[serde(with = "maybe_millis", skip_serializing_if = "Option::is_none")]
+    pub hit_timeout_ms: Option<Duration>,
+    /// What is asked over HTTP.
+    pub http: Http,
     /// The authorities that are trusted over TLS.
     pub ca_cert_path: PathBuf,
     /// The certificate that is shown over TLS.
     pub client_cert_path: Option<PathBuf>,
     /// Its key.
     pub client_key_path: Option<PathBuf>,
-    /// Where the token for the hello lies.
+    /// Where the token lies: for the hello, over HTTP as bearer.
     pub auth_token_file: Option<PathBuf>,
+    /// The token itself. It is in no document.
+    #[serde(skip)]
+    pub auth_token: Option<Token>,
     /// Each batch is one gzip member.
     pub compress: bool,
     /// Bytes of messages in a datagram.
@@ -111,10 +120,13 @@ impl Default for Flow {
             payload_bytes: 0,
             replies: Replies::Each,
             durability: None,
+            hit_timeout_ms: None,
+            http: Http::default(),
             ca_cert_path: PathBuf::from(CA_CERT_PATH),
             client_cert_path: None,
             client_key_path: None,
             auth_token_file: None,
+            auth_token: None,
             compress: false,
             udp_datagram_bytes: UDP_DATAGRAM_BYTES,
         }
@@ -152,10 +164,20 @@ impl Flow {
             payload_bytes: args.payload_bytes,
             replies: args.replies,
             durability: args.durability,
+            hit_timeout_ms: args.hit_timeout_ms,
+            http: Http {
+                path: endpoint.and_then(|it| it.path).unwrap_or_else(|| Http::default().path),
+                method: args.method.clone(),
+                headers: args.header.clone(),
+                body: args.body.clone(),
+                pipeline: args.pipeline,
+                ndjson: args.ndjson,
+            },
             ca_cert_path: args.ca_cert_path.clone(),
             client_cert_path: args.client_cert_path.clone(),
             client_key_path: args.client_key_path.clone(),
             auth_token_file: args.auth_token_file.clone(),
+            auth_token: args.auth_token.clone(),
             compress: args.compress,
             udp_datagram_bytes: args.udp_datagram_bytes,
         };
@@ -235,14 +257,31 @@ impl Flow {
         if self.client_cert_path.is_some() != self.client_key_path.is_some() {
             return wrong("CLIENT_CERT_PATH and CLIENT_KEY_PATH go together".into());
         }
-        if self.client_cert_path.is_some() && self.scheme != Scheme::Tls {
-            return wrong("CLIENT_CERT_PATH is of no use without TLS (ENABLE_TLS, tls://)".into());
+        if self.client_cert_path.is_some() && !self.scheme.is_tls() {
+            return wrong(
+                "CLIENT_CERT_PATH is of no use without TLS (ENABLE_TLS, tls://, https://)".into(),
+            );
         }
+        if self.hit_timeout_ms == Some(Duration::ZERO) {
+            return wrong("HIT_TIMEOUT_MS 0 is not a time to wait".into());
+        }
+        if let Some(token) = &self.auth_token {
+            if self.auth_token_file.is_some() {
+                return wrong("AUTH_TOKEN and AUTH_TOKEN_FILE both say the token".into());
+            }
+            // Never the value.
+            if !is_token(token.reveal()) {
+                return wrong(format!("AUTH_TOKEN {NO_TOKEN}"));
+            }
+        }
+        self.check_http()?;
         if matches!(self.scheme, Scheme::Udp | Scheme::Null) {
             let asks = [
                 (self.durability.is_some(), "DURABILITY"),
                 (self.replies != Replies::Each, "REPLIES"),
                 (self.auth_token_file.is_some(), "AUTH_TOKEN_FILE"),
+                (self.auth_token.is_some(), "AUTH_TOKEN"),
+                (self.hit_timeout_ms.is_some(), "HIT_TIMEOUT_MS"),
             ];
             if let Some((_, knob)) = asks.iter().find(|(is_asked, _)| *is_asked) {
                 let scheme = self.scheme.as_str();
@@ -275,6 +314,60 @@ impl Flow {
         Ok(())
     }
 
+    /// HTTP is asked for what it has, and what only it has is not asked of others.
+    fn check_http(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        let scheme = self.scheme.as_str();
+        if !self.scheme.is_http() {
+            let Some(knob) = self.http.asked() else { return Ok(()) };
+            return wrong(format!(
+                "{knob} is about requests, and {scheme}:// has none: http:// or https:// (TARGET)"
+            ));
+        }
+        let asks = [
+            (self.durability.is_some(), "DURABILITY", "asks in a hello"),
+            (self.replies != Replies::Each, "REPLIES", "asks in a hello"),
+            (self.compress, "COMPRESS", "packs lines for a Logboom engine"),
+        ];
+        if let Some((_, knob, what)) = asks.iter().find(|(is_asked, ..)| *is_asked) {
+            return wrong(format!("{knob} {what}, which {scheme}:// does not know"));
+        }
+        if self.payload_bytes > 0 && !self.http.ndjson {
+            return wrong(format!(
+                "PAYLOAD_BYTES {} lengthens log lines, and there are none without NDJSON (BODY \
+                 says what a request holds)",
+                self.payload_bytes
+            ));
+        }
+        self.http.check(self.auth_token.is_some() || self.auth_token_file.is_some())
+    }
+
+    /// Messages of a batch at most: over HTTP the requests that are on their way on a connection, or
+    /// the lines of one.
+    pub fn batch_messages(&self) -> u64 {
+        if self.scheme.is_http() && !self.http.ndjson {
+            self.http.pipeline
+        } else {
+            self.batch_size
+        }
+    }
+
+    /// The token that the flow shows, out of its file or given.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub(crate) fn token(&self) -> Result<Option<String>, Error> {
+        let Some(path) = &self.auth_token_file else {
+            return Ok(self.auth_token.as_ref().map(|token| token.reveal().to_owned()));
+        };
+        let token = tls::token(path)?;
+        if self.scheme.is_http() && !is_token(&token) {
+            let (path, knob) = (path.clone(), "AUTH_TOKEN_FILE");
+            return Err(Error::Unusable { path, knob, reason: NO_TOKEN.to_owned() });
+        }
+        Ok(Some(token))
+    }
+
     /// When messages are due.
     pub fn schedule(&self, warm_up: Duration) -> Schedule {
         Schedule::new(&self.shape, self.arrivals, warm_up, self.bounds(), &self.name)
@@ -300,21 +393,37 @@ impl Flow {
     pub(crate) fn tls(&self) -> Result<Option<Tls>, Error> {
         let identity = self.client_cert_path.as_deref().zip(self.client_key_path.as_deref());
         let identity = identity.map(|(certificate, key)| Identity { certificate, key });
-        (self.scheme == Scheme::Tls)
-            .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity))
+        let alpn: &[&[u8]] = if self.scheme.is_http() { &[b"http/1.1"] } else { &[] };
+        self.scheme
+            .is_tls()
+            .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity, alpn))
             .transpose()
     }
 
-    /// `tcp://host:port`.
+    /// `tcp://host:port`, `http://host:port/path`.
     pub fn target(&self) -> String {
         let scheme = self.scheme.as_str();
         if self.scheme == Scheme::Null {
             return "null://".to_owned();
         }
-        if self.server_host.contains(':') {
-            return format!("{scheme}://[{}]:{}", self.server_host, self.server_port);
+        let path = if self.scheme.is_http() { &*self.http.path } else { "" };
+        format!("{scheme}://{}:{}{path}", self.bracketed(), self.server_port)
+    }
+
+    /// What stands in the Host field.
+    pub(crate) fn host(&self) -> String {
+        if self.scheme.port() == Some(self.server_port) {
+            return self.bracketed();
         }
-        format!("{scheme}://{}:{}", self.server_host, self.server_port)
+        format!("{}:{}", self.bracketed(), self.server_port)
+    }
+
+    /// The host, as a URL has it.
+    fn bracketed(&self) -> String {
+        if self.server_host.contains(':') {
+            return format!("[{}]", self.server_host);
+        }
+        self.server_host.clone()
     }
 }
 
@@ -339,6 +448,13 @@ fn bounds(args: &Args) -> (u64, Duration) {
         (None, Some(Duration::ZERO)) => (TOTAL_LOGS, Duration::ZERO),
         (None, Some(duration)) => (0, duration),
     }
+}
+
+/// Why a token cannot be sent; the token itself is never shown.
+const NO_TOKEN: &str = "is no token: it is empty, or has a space or a control character in it";
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// When connections are opened.

@@ -21,6 +21,27 @@ pub(super) mod seconds {
     }
 }
 
+/// A duration as a number of milliseconds, or `null`.
+pub(super) mod maybe_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(|time| time.as_secs_f64() * 1e3).serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let time = Option::<f64>::deserialize(from)?;
+        time.map(|ms| Duration::try_from_secs_f64(ms / 1e3).map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// A word of the wire protocol.
 pub(super) mod word {
     use std::fmt::Display;

@@ -196,6 +196,12 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The next `n` messages are bytes of the hammer's own.
+    pub(crate) fn own(&mut self, n: u64) {
+        self.encoded += n;
+        assert!(self.encoded <= self.claim.count, "only what was claimed is sent");
+    }
+
     /// The connection's number, and that of the next message to encode on it.
     pub(crate) fn next(&self) -> (u64, u64) {
         (self.identity.ledger.conn, self.first_seq + self.encoded)
@@ -427,6 +433,26 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// A response over HTTP with this status settles the next `n` messages: 2xx is ok, anything else
+    /// an error by its code.
+    pub(crate) fn replied(&mut self, status: u16, n: u64) {
+        self.recorder.borrow_mut().stage(self.claim.stage).status(status);
+        match is_success(status) {
+            true => self.answered(Answer::Ok, n),
+            false => self.rejected(StatusCode::new(status).as_str(), n),
+        }
+    }
+
+    /// The same for messages `first..first + n` of the batch, whatever becomes of those before them.
+    #[expect(dead_code, reason = "for HTTP/2")]
+    pub(crate) fn replied_at(&mut self, first: u64, n: u64, status: u16) {
+        self.recorder.borrow_mut().stage(self.claim.stage).status(status);
+        match is_success(status) {
+            true => self.answered_at(first, n, Answer::Ok),
+            false => self.rejected_at(first, n, StatusCode::new(status).as_str()),
+        }
+    }
+
     /// What is not settled yet fails with `code`.
     pub(crate) fn fail(&mut self, code: &str) {
         let unsettled = self.claim.count - self.answered - self.ahead;
@@ -474,6 +500,26 @@ impl<'a> Batch<'a> {
         debug_assert!(self.identity.writes.is_empty() && self.identity.ahead.is_empty());
         self.identity.next_seq = self.first_seq + self.claim.count;
         self.identity.ledger.sent = self.identity.next_seq;
+    }
+}
+
+fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+/// `http_404`, without an allocation.
+struct StatusCode([u8; 8]);
+
+impl StatusCode {
+    fn new(status: u16) -> StatusCode {
+        let mut text = *b"http_000";
+        let digits = [status / 100, status / 10, status].map(|it| (it % 10) as u8);
+        text.iter_mut().skip(5).zip(digits).for_each(|(at, digit)| *at += digit);
+        StatusCode(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("letters and digits")
     }
 }
 

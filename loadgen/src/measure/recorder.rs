@@ -52,6 +52,8 @@ pub struct Counts {
     pub filtered: u64,
     /// Failed, by code: the server's codes and those of [`code`].
     pub errors: BTreeMap<String, u64>,
+    /// Responses over HTTP, by status; three digits bound how many there are.
+    pub statuses: BTreeMap<u16, u64>,
     /// Sent, and not answered when the run gave up waiting.
     pub unanswered: u64,
     /// Sent over a protocol that has no replies.
@@ -83,6 +85,9 @@ impl Counts {
         self.unsent += other.unsent;
         for (code, count) in &other.errors {
             add_code(&mut self.errors, code, *count);
+        }
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
         }
     }
 }
@@ -427,6 +432,11 @@ impl StageRecorder<'_> {
         if n > 0 {
             add_code(&mut self.tally.counts.errors, code, n);
         }
+    }
+
+    /// A response over HTTP; what becomes of its messages follows.
+    pub fn status(&mut self, status: u16) {
+        *self.tally.counts.statuses.entry(status).or_default() += 1;
     }
 
     /// `n` messages were not answered when the run gave up; their times follow.

@@ -23,7 +23,7 @@ pub mod latency;
 pub mod schema;
 pub mod text;
 
-pub use figures::{Figures, Load, Rate, Section, Span};
+pub use figures::{Figures, Load, Rate, Section, Span, Statuses};
 pub(crate) use figures::{is_zero, share};
 pub(crate) use latency::percentile_of_second;
 pub use latency::{Interval, Intervals, LagCause, LagCauses, LatencySummaries, LatencySummary};
@@ -103,6 +103,9 @@ pub struct Summary {
     pub latency: LatencySummaries,
     /// Failed messages by code.
     pub errors: BTreeMap<String, u64>,
+    /// Responses over HTTP, where it was spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Statuses>,
     /// The same for each flow, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flows: Vec<Section>,
@@ -135,7 +138,7 @@ impl Summary {
     ) -> Summary {
         let Manifest { schema_version, tool, run_id: _, seed, config, environment, started_at } =
             manifest;
-        let Figures { warmup_ns, duration_ns, load, rate, latency, errors, flows, stages } =
+        let Figures { warmup_ns, duration_ns, load, rate, latency, errors, http, flows, stages } =
             figures;
         Summary {
             schema_version,
@@ -151,6 +154,7 @@ impl Summary {
             rate,
             latency,
             errors,
+            http,
             flows,
             stages,
             slos: Vec::new(),

@@ -45,17 +45,31 @@ enum State {
     /// So many bytes of body.
     Body(u64),
     /// The digits of a chunk's size.
-    Size { digits: u32, size: u64 },
+    Size {
+        digits: u32,
+        size: u64,
+    },
     /// What stands behind the size: `taken` bytes of the line so far.
-    Extension { size: u64, taken: usize },
+    Extension {
+        size: u64,
+        taken: usize,
+    },
     /// The end of a size's line.
-    SizeEnd { size: u64 },
+    SizeEnd {
+        size: u64,
+    },
     /// Bytes of a chunk.
     Chunk(u64),
     /// Of the line end behind a chunk: its first byte is there.
-    ChunkEnd { has_return: bool },
+    ChunkEnd {
+        has_return: bool,
+    },
     /// Trailers: `taken` bytes of all, `line` of this one; the latest was a carriage return.
-    Trailers { taken: usize, line: usize, has_return: bool },
+    Trailers {
+        taken: usize,
+        line: usize,
+        has_return: bool,
+    },
     UntilClose,
 }
 

@@ -41,7 +41,7 @@ impl Load {
     /// The counts of `sum`. What is not settled yet is unanswered, what is not taken up yet unsent.
     pub fn new(sum: &Sum) -> Load {
         let counts = &sum.tally.counts;
-        let Counts { sent, ok, filtered, errors: _, unanswered, unacknowledged, unsent } = *counts;
+        let Counts { sent, ok, filtered, unanswered, unacknowledged, unsent, .. } = *counts;
         // Of a run that goes on a little more may be sent than was due at the second's end.
         let unsent = unsent + sum.offered.saturating_sub(sent + unsent);
         Load {
@@ -106,6 +106,30 @@ pub struct Section {
     /// Failed messages by code.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
+    /// Responses over HTTP, where it was spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Statuses>,
+}
+
+/// Responses over HTTP by their status. Those of a request that was given up are in neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Statuses {
+    /// By class: `1xx` to `5xx`, and whatever else a server made up.
+    pub classes: BTreeMap<String, u64>,
+    /// Each by itself.
+    pub statuses: BTreeMap<String, u64>,
+}
+
+impl Statuses {
+    /// `None` where no response came.
+    fn new(counts: &Counts) -> Option<Statuses> {
+        let mut found = Statuses::default();
+        for (status, count) in &counts.statuses {
+            *found.classes.entry(format!("{}xx", status / 100)).or_default() += count;
+            found.statuses.insert(status.to_string(), *count);
+        }
+        (!found.statuses.is_empty()).then_some(found)
+    }
 }
 
 /// How a run's load ended.
@@ -132,6 +156,8 @@ pub struct Figures {
     pub latency: LatencySummaries,
     /// Of these.
     pub errors: BTreeMap<String, u64>,
+    /// Of these.
+    pub http: Option<Statuses>,
     /// Each flow, where there are several.
     pub flows: Vec<Section>,
     /// Each stage that has begun, of flows that have several beside a warm-up.
@@ -175,7 +201,7 @@ impl Figures {
             }
         }
         let warmup_ns = totals.warmup_ns();
-        let Section { begin_ns, load, rate, latency, errors, .. } =
+        let Section { begin_ns, load, rate, latency, errors, http, .. } =
             whole("", &totals.all, warmup_ns, planned_ns);
         let end_ns = span.load_ended_ns.max(totals.all.tally.last_answer_ns);
         Figures {
@@ -185,6 +211,7 @@ impl Figures {
             rate,
             latency,
             errors,
+            http,
             flows,
             stages,
         }
@@ -209,6 +236,7 @@ fn section(name: &str, sum: &Sum, begin_ns: u64, end_ns: u64, offered_until_ns: 
         },
         latency: LatencySummaries::new(sum),
         errors: sum.tally.counts.errors.clone(),
+        http: Statuses::new(&sum.tally.counts),
     }
 }
 

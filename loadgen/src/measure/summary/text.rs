@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use super::{
-    Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Summary,
-    Verdict,
+    Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Statuses,
+    Summary, Verdict,
 };
 use crate::measure::resources::Resources;
 
@@ -168,6 +168,9 @@ impl Summary {
                 errors.map(|(code, &count)| format!("{code} {}", thousands(count))).collect();
             writeln!(out, "  errors     {}", errors.join(", "))?;
         }
+        if let Some(http) = &self.http {
+            writeln!(out, "  responses  {}", responses(http))?;
+        }
         if self.latency.response.censored > 0 {
             writeln!(
                 out,
@@ -189,6 +192,19 @@ impl Summary {
         }
         self.write_judgement(out)
     }
+}
+
+/// `2xx 1,234 (200 1,230, 204 4), 4xx 5 (404)`
+fn responses(Statuses { classes, statuses }: &Statuses) -> String {
+    let class = |(class, &count): (&String, &u64)| {
+        let its: Vec<_> = statuses.iter().filter(|(it, _)| it[..1] == class[..1]).collect();
+        let its: Vec<String> = match its[..] {
+            [(only, _)] => vec![only.clone()],
+            _ => its.iter().map(|(it, n)| format!("{it} {}", thousands(**n))).collect(),
+        };
+        format!("{class} {} ({})", thousands(count), its.join(", "))
+    };
+    classes.iter().map(class).collect::<Vec<_>>().join(", ")
 }
 
 /// Columns of a table's first cell and of each other one.
@@ -396,6 +412,7 @@ mod tests {
             rate: Rate { offered_per_s: Some(1000.0), achieved_per_s: Some(990.0) },
             latency: LatencySummaries::new(&sum),
             errors: sum.tally.counts.errors,
+            http: None,
             flows: Vec::new(),
             stages: Vec::new(),
             slos: Vec::new(),
@@ -457,5 +474,17 @@ PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms (
         assert!(text.contains(table), "{text}");
         let json = serde_json::to_string(&summary).expect("plain data");
         assert_eq!(serde_json::from_str::<Summary>(&json).expect("the same data"), summary);
+    }
+
+    #[test]
+    fn responses_are_told_by_class_and_status() {
+        let count = |pairs: &[(&str, u64)]| {
+            pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let http = Statuses {
+            classes: count(&[("2xx", 1234), ("4xx", 5)]),
+            statuses: count(&[("200", 1230), ("204", 4), ("404", 5)]),
+        };
+        assert_eq!(responses(&http), "2xx 1,234 (200 1,230, 204 4), 4xx 5 (404)");
     }
 }

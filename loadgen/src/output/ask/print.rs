@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use loadgen::config::{Args, Config, Flow};
+use loadgen::config::{Args, Config, Flow, Http};
 use loadgen::plan::shape::{Shape, Time};
 use toml::{Table, Value};
 
@@ -77,10 +77,13 @@ fn flow(flow: &Flow) -> Table {
         payload_bytes,
         replies,
         durability,
+        hit_timeout_ms,
+        http,
         ca_cert_path,
         client_cert_path,
         client_key_path,
         auth_token_file,
+        auth_token: _,
         compress,
         udp_datagram_bytes,
     } = flow;
@@ -109,6 +112,12 @@ fn flow(flow: &Flow) -> Table {
     if let Some(durability) = durability {
         put(&mut table, "durability", durability);
     }
+    if let Some(timeout) = hit_timeout_ms {
+        put(&mut table, "hit_timeout_ms", time(*timeout));
+    }
+    if flow.scheme.is_http() {
+        requests(&mut table, http);
+    }
     put(&mut table, "ca_cert_path", ca_cert_path.display());
     for (key, path) in [
         ("client_cert_path", client_cert_path),
@@ -122,6 +131,22 @@ fn flow(flow: &Flow) -> Table {
     table.insert("compress".to_owned(), Value::Boolean(*compress));
     put(&mut table, "udp_datagram_bytes", udp_datagram_bytes);
     table
+}
+
+fn requests(table: &mut Table, http: &Http) {
+    let Http { path: _, method, headers, body, pipeline, ndjson } = http;
+    if let Some(method) = method {
+        table.insert("method".to_owned(), Value::String(method.clone()));
+    }
+    if !headers.is_empty() {
+        let headers = headers.iter().map(|header| Value::String(header.to_string())).collect();
+        table.insert("header".to_owned(), Value::Array(headers));
+    }
+    if let Some(body) = body {
+        table.insert("body".to_owned(), Value::String(body.to_string()));
+    }
+    put(table, "pipeline", pipeline);
+    table.insert("ndjson".to_owned(), Value::Boolean(*ndjson));
 }
 
 /// Whole numbers as such, everything else as text.
@@ -172,6 +197,9 @@ mod tests {
             &["--connect", "storm", "--connection-secs-max", "1m", "--durability", "durable"],
             &["--max-error-rate", "0.5%", "--run-id", "abc", "--reply-timeout-secs", "300ms"],
             &["--state-dir", "/tmp/state", "--shards", "2"],
+            &["--target", "https://[::1]/a?b=c", "-m", "PUT", "-d", "@a b", "-H", "a: b: c"],
+            &["--target", "http://a:8080", "-d", "77", "-H", "x: 1", "-H", "x: 2", "--pipeline=4"],
+            &["--target", "http://a", "--ndjson", "--hit-timeout-ms", "250", "--batch-size", "7"],
         ] {
             let (args, config) = read(words);
             config.check().unwrap();

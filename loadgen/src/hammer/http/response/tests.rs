@@ -210,7 +210,8 @@ fn chunk_frames_that_are_not_exact_are_mismatches() {
         read_all_ways(text.as_bytes(), &[])
     };
     let whole = Outcome { replies: vec![reply(200, true)], end: End::Clean };
-    for body in ["0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "05 ; a=b\r\nhello\r\n000\r\nA: b\r\n\r\n"] {
+    for body in ["0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "05 ; a=b\r\nhello\r\n000\r\nA: b\r\n\r\n"]
+    {
         assert_eq!(with(body), whole, "{body:?}");
     }
     let mismatch = Outcome { replies: Vec::new(), end: End::Mismatch };
@@ -267,7 +268,8 @@ fn an_endless_head_and_endless_hints_are_given_up() {
     // The longest that is allowed, and one byte more.
     for (more, end) in [(0, End::Clean), (1, End::Mismatch)] {
         let frame = "HTTP/1.1 204 x\r\nA: \r\n\r\n".len();
-        let text = format!("HTTP/1.1 204 x\r\nA: {}\r\n\r\n", "b".repeat(HEAD_BYTES_MAX - frame + more));
+        let text =
+            format!("HTTP/1.1 204 x\r\nA: {}\r\n\r\n", "b".repeat(HEAD_BYTES_MAX - frame + more));
         for size in [text.len(), 1, 4096] {
             assert_eq!(read(text.as_bytes().chunks(size), &[]).end, end, "{more} {size}");
         }
