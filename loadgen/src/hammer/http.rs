@@ -19,13 +19,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_lite::{AsyncRead as _, AsyncWrite as _, FutureExt as _};
-use glommio::net::TcpStream;
+use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
 use self::head::Memo;
 use self::request::{Envelope, Request};
 use self::response::{Reply, Responses};
-use super::stream::{Stream, refusal};
+use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 use crate::config::{Body, Flow};
 use crate::error::Error;
@@ -157,7 +156,11 @@ impl BatchHammer for Http {
     }
 
     async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Http, NoConnection> {
-        let stream = dial(lane, timeout).await?;
+        let Lane { plan, preferred, .. } = &**lane;
+        let stream = dial(&plan.addresses, preferred, timeout, async |socket| {
+            Stream::open(socket, plan.tls.as_ref()).await.map_err(NoConnection::refused)
+        })
+        .await?;
         Ok(Http {
             lane: Rc::clone(lane),
             stream: Some(stream),
@@ -177,35 +180,6 @@ impl BatchHammer for Http {
     fn close(mut self) {
         self.end();
     }
-}
-
-async fn dial(lane: &Rc<Lane>, timeout: Duration) -> Result<Stream, NoConnection> {
-    let Lane { plan, preferred, .. } = &**lane;
-    let mut last = NoConnection::refused("no address");
-    let count = plan.addresses.len();
-    // An address that swallows packets must leave time for the others.
-    let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
-    for offset in 0..count {
-        let index = (preferred.get() + offset) % count;
-        let address = plan.addresses[index];
-        let opened = TcpStream::connect_timeout(address, timeout).await;
-        match opened.map_err(io::Error::from) {
-            Ok(socket) => {
-                preferred.set(index);
-                let _ = socket.set_nodelay(true);
-                let late = async {
-                    glommio::timer::sleep(timeout).await;
-                    Err("no handshake in time".to_owned())
-                };
-                let opened = Stream::open(socket, plan.tls.as_ref()).or(late).await;
-                return opened.map_err(NoConnection::refused);
-            }
-            Err(error) => {
-                last = NoConnection::refused(format!("cannot connect to {address}: {error}"));
-            }
-        }
-    }
-    Err(last)
 }
 
 impl Http {
