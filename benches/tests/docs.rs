@@ -1,6 +1,6 @@
 //! The documents say what the code says.
 //!
-//! The tables of knobs and tiers in README.md are made from the programs' own code:
+//! The tables of knobs, tiers and metrics are made from the programs' own code:
 //! `UPDATE_DOCS=1 cargo test -p logboom-benches --test docs` writes them anew, without it they are
 //! compared. Owns nothing but that; whether a sentence is true is for readers.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -10,13 +10,18 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    "proto/PROTOCOL.md",
-    "docs/guide/watching.md",
-];
+/// Every document: those at the root, the wire, and the guides.
+fn documents() -> Vec<String> {
+    let mut documents: Vec<String> =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "proto/PROTOCOL.md"]
+            .map(str::to_owned)
+            .into();
+    for entry in std::fs::read_dir(root().join("docs/guide")).unwrap() {
+        let name = entry.unwrap().file_name();
+        documents.push(format!("docs/guide/{}", name.to_str().unwrap()));
+    }
+    documents
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -80,37 +85,37 @@ fn tiers() -> String {
     table
 }
 
-/// Compares a section of README.md with what was made, or writes it anew.
-fn hold(name: &str, made: &str) {
-    let readme = read("README.md");
-    let stands = section(&readme, name);
+/// Compares a section of a document with what was made, or writes it anew.
+fn hold(document: &str, name: &str, made: &str) {
+    let text = read(document);
+    let stands = section(&text, name);
     if stands == made {
         return;
     }
     if std::env::var_os("UPDATE_DOCS").is_some() {
         let open = format!("<!-- {name} -->\n");
-        let anew = readme.replacen(&format!("{open}{stands}"), &format!("{open}{made}"), 1);
-        return std::fs::write(root().join("README.md"), anew).unwrap();
+        let anew = text.replacen(&format!("{open}{stands}"), &format!("{open}{made}"), 1);
+        return std::fs::write(root().join(document), anew).unwrap();
     }
     for line in stands.lines().filter(|line| !made.lines().any(|other| other == *line)) {
-        eprintln!("stands in README.md, but is not so: {line}");
+        eprintln!("stands in {document}, but is not so: {line}");
     }
     for line in made.lines().filter(|line| !stands.lines().any(|other| other == *line)) {
-        eprintln!("is so, but is missing in README.md: {line}");
+        eprintln!("is so, but is missing in {document}: {line}");
     }
-    panic!("{name}: run with UPDATE_DOCS=1 to write README.md anew");
+    panic!("{name}: run with UPDATE_DOCS=1 to write {document} anew");
 }
 
 /// One test, so that two don't write the file at once.
 #[test]
-fn the_readme_has_the_tiers_the_metrics_and_the_knobs_of_all_three_programs() {
+fn the_documents_have_the_tiers_the_metrics_and_the_knobs_of_all_three_programs() {
     for command in [engine::config::command(), loadgen::config::command(), bench::config::command()]
     {
-        hold(&format!("knobs: {}", command.get_name()), &knobs(command));
+        hold("README.md", &format!("knobs: {}", command.get_name()), &knobs(command));
     }
-    hold("tiers", &tiers());
-    hold("metrics", &engine::metrics::table());
-    hold("metrics: logboom-loadgen", &loadgen::metrics::table());
+    hold("docs/guide/bench.md", "tiers", &tiers());
+    hold("docs/guide/engine.md", "metrics", &engine::metrics::table());
+    hold("docs/guide/generator.md", "metrics: logboom-loadgen", &loadgen::metrics::table());
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn every_path_on_the_map_exists_and_every_module_is_on_it() {
 
 #[test]
 fn every_link_between_documents_leads_somewhere() {
-    for document in DOCUMENTS {
+    for document in &documents() {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
@@ -185,7 +190,7 @@ fn every_make_target_that_is_named_exists() {
         .filter_map(|line| line.split_once(": ")?.0.split(' ').next())
         .filter(|name| !name.contains(|letter| !is_of_target(letter)))
         .collect();
-    for document in DOCUMENTS {
+    for document in &documents() {
         let text = read(document);
         let named = text.split("make ").skip(1).zip(text.split("make "));
         for (behind, before) in named {
