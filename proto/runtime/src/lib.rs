@@ -1,11 +1,13 @@
 //! How a thread-per-core program starts on this machine.
 //!
-//! Owns what engine and generator share below their own logic: which cpus may be used, whether
-//! io_uring can be had and with which ring flags, pinned shards, the stop signal, the descriptor
-//! limit, metrics and the pages that show them, and the spelling of numbers and exit codes. Nothing here knows a message or a protocol.
+//! Owns what engine and generator share below their own logic: which cpus may be used and what
+//! the cgroups allow, whether io_uring can be had and with which ring flags, pinned shards, the stop
+//! signal, the descriptor limit, metrics and the pages that show them, and the spelling of numbers
+//! and exit codes. Nothing here knows a message or a protocol.
 //! All `unsafe` of the project that touches rings or raw descriptors lives in this crate.
 
 pub mod awake;
+pub mod cgroup;
 pub mod cpus;
 pub mod descriptor;
 pub mod desk;

@@ -60,10 +60,16 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The kernel refuses; the error's text is the remedy.
 pub fn probe() -> Result<Uring, Refused> {
+    let uring = ask()?;
+    // Behind the ring: who is refused both learns of what weighs more.
     let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-    if let Some(bytes) = memlock.current.filter(|&bytes| bytes < MEMLOCK_BYTES_MIN) {
-        return Err(Refused::Memlock(bytes));
+    match memlock.current.filter(|&bytes| bytes < MEMLOCK_BYTES_MIN) {
+        Some(bytes) => Err(Refused::Memlock(bytes)),
+        None => Ok(uring),
     }
+}
+
+fn ask() -> Result<Uring, Refused> {
     let mut attempt = 1;
     loop {
         match setup(IoringSetupFlags::COOP_TASKRUN) {
