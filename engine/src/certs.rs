@@ -98,6 +98,11 @@ pub fn make(cert_dir: &Path, names: &[Name], days: u32) -> Result<Made, Error> {
     Ok(Made { cert_dir: cert_dir.to_owned(), names: all, days })
 }
 
+/// Whether the engine would find a certificate and its key in `cert_dir`, good or not.
+pub fn are_in(cert_dir: &Path) -> bool {
+    ["server.crt", "server.key"].iter().all(|name| cert_dir.join(name).is_file())
+}
+
 /// The six files, in the order of [`make`]'s paths.
 fn certificates(names: &[Name], days: u32) -> Result<[String; 6], rcgen::Error> {
     let ca_key = KeyPair::generate()?;
@@ -307,7 +312,15 @@ mod tests {
             assert!(error.to_string().contains(present), "{error}");
             assert_eq!(error.exit_code(), 2);
             assert_eq!(listing(folder.path()), [present]);
+            assert!(!are_in(folder.path()), "a key alone serves nobody");
         }
+    }
+
+    #[test]
+    fn what_was_made_is_in_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path(), &[], 3).unwrap();
+        assert!(are_in(folder.path()));
     }
 
     #[test]

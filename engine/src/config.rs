@@ -64,6 +64,9 @@ pub enum Command {
         /// Days from now on that the certificates are valid
         #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
+        /// If server.crt and server.key are there, leave all as it is and succeed
+        #[arg(long)]
+        if_missing: bool,
     },
 }
 

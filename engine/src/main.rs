@@ -28,7 +28,13 @@ fn main() -> ExitCode {
         }
         Some(Command::Doctor) => doctor(config),
         Some(Command::Health) => health(config),
-        Some(Command::Certs { names, days }) => {
+        Some(Command::Certs { if_missing: true, .. })
+            if engine::certs::are_in(&config.cert_dir) =>
+        {
+            println!("{} has server.crt and server.key: they stay", config.cert_dir.display());
+            ExitCode::from(exit_code::PASS)
+        }
+        Some(Command::Certs { names, days, .. }) => {
             certs(config, names, *days).unwrap_or_else(|error| complain(config.log_format, &error))
         }
         None => run(config).unwrap_or_else(|error| complain(config.log_format, &error)),

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use runtime::cgroup::Cgroups;
 use runtime::exposition::Times;
+use runtime::process::Process;
 use runtime::stop::Stop;
 
 use crate::config::{Config, Knob};
@@ -186,14 +188,45 @@ impl Status {
             "connections": connections(&totals),
             "totals": totals.to_json(),
             "shards": shards,
+            "process": process(),
+            "caps": caps(&Cgroups::of(None)),
             "knobs": knobs,
         })
     }
 }
 
+/// What the cgroups allow, and what that has cost; `null` where there is no such cap.
+fn caps(cgroups: &Cgroups) -> serde_json::Value {
+    let cpus = runtime::cpus::Cpus::detect().map(|cpus| cpus.affinity).unwrap_or_default();
+    let throttling = cgroups.throttling();
+    let memory = cgroups.memory();
+    serde_json::json!({
+        "cpus": cpus,
+        "cpu_quota": cgroups.cpu_quota(),
+        "periods": throttling.map(|felt| felt.periods),
+        "throttled_periods": throttling.map(|felt| felt.throttled_periods),
+        "throttled_s": throttling.map(|felt| felt.throttled.as_secs_f64()),
+        "memory_bytes_max": cgroups.memory_bytes_max(),
+        "memory_bytes": memory.map(|memory| memory.used_bytes),
+        "memory_peak_bytes": memory.and_then(|memory| memory.peak_bytes),
+        "memory_reached": memory.map(|memory| memory.reached),
+    })
+}
+
 /// Connections that are open.
 pub(crate) fn connections(shard: &Snapshot) -> u64 {
     shard.get(Counter::ConnectionsOpened).saturating_sub(shard.get(Counter::ConnectionsClosed))
+}
+
+/// What the system says of this process; `null` where it says nothing.
+fn process() -> Option<serde_json::Value> {
+    let process = Process::read()?;
+    Some(serde_json::json!({
+        "cpu_s": process.cpu_secs,
+        "resident_bytes": process.resident_bytes,
+        "threads": process.threads,
+        "fds": process.fds,
+    }))
 }
 
 #[cfg(test)]

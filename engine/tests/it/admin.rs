@@ -80,6 +80,8 @@ fn it_says_how_the_engine_is() {
         assert_eq!(status["shards"].as_array().unwrap().len(), 2);
         assert_eq!(status["log_dir"]["path"], engine.log_dir().to_str().unwrap());
         assert!(status["log_dir"]["free_bytes"].as_u64().unwrap() > 0);
+        assert!(status["process"]["resident_bytes"].as_u64().unwrap() > 1 << 20);
+        assert!(!status["caps"]["cpus"].as_array().unwrap().is_empty());
         let batch = &status["knobs"]["BATCH_SIZE"];
         assert_eq!((&batch["value"], &batch["source"]), (&"7".into(), &"environment".into()));
         // Numbers are published some times a second.
