@@ -98,6 +98,9 @@ struct Knobs {
     /// LOG_DIR of the target's engine, for the audit; without it the audit is not assessed
     #[arg(long, env)]
     logs: Option<PathBuf>,
+    /// Admin listener of the target's engine, http://host:port, which says what the engine costs and what caps it; without it that is not assessed
+    #[arg(long, env, value_parser = admin_address)]
+    admin: Option<Address>,
     /// The engine to start [default: logboom-engine beside this program]
     #[arg(long, env, conflicts_with = "target")]
     engine: Option<PathBuf>,
@@ -149,7 +152,7 @@ pub enum EngineSource {
     /// Ours: one per tier.
     Child(EngineChild),
     /// Somebody else's, which goes on running.
-    Target { address: Address, logs: Option<PathBuf> },
+    Target { address: Address, logs: Option<PathBuf>, admin: Option<Address> },
 }
 
 /// `tcp://host:port`.
@@ -239,6 +242,9 @@ impl Config {
                 "--logs (LOGS) is where a --target (TARGET) stores; none was named".into(),
             );
         }
+        if knobs.admin.is_some() && knobs.target.is_none() {
+            return usage("--admin (ADMIN) is that of a --target (TARGET); none was named".into());
+        }
         let mut suite = tiers::suite(knobs.scale, knobs.peak_secs);
         if !knobs.tier.is_empty() {
             let wanted: HashSet<&str> = knobs.tier.iter().map(String::as_str).collect();
@@ -249,7 +255,9 @@ impl Config {
         }
         let engine = match &knobs.target {
             Some(address) => {
-                EngineSource::Target { address: address.clone(), logs: knobs.logs.clone() }
+                let Knobs { logs, admin, .. } = &knobs;
+                let (logs, admin) = (logs.clone(), admin.clone());
+                EngineSource::Target { address: address.clone(), logs, admin }
             }
             None => EngineSource::Child(EngineChild::new(&knobs)?),
         };
@@ -317,8 +325,16 @@ impl EngineChild {
 }
 
 fn address(text: &str) -> Result<Address, String> {
-    let fault = || "not of the form tcp://host:port".to_owned();
-    let rest = text.strip_prefix("tcp://").ok_or_else(fault)?;
+    address_of("tcp://", text)
+}
+
+fn admin_address(text: &str) -> Result<Address, String> {
+    address_of("http://", text)
+}
+
+fn address_of(scheme: &str, text: &str) -> Result<Address, String> {
+    let fault = || format!("not of the form {scheme}host:port");
+    let rest = text.strip_prefix(scheme).ok_or_else(fault)?;
     let (host, port) = rest.trim_end_matches('/').rsplit_once(':').ok_or_else(fault)?;
     let port = port.parse().map_err(|_| fault())?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -409,6 +425,8 @@ mod tests {
             (&["--engine-env", "1X=2"], "ENGINE_ENV"),
             (&["--max-error-rate", "7"], "7"),
             (&["--logs", "/x"], "--target"),
+            (&["--admin", "http://h:1"], "--target"),
+            (&["--target", "tcp://h:1", "--admin", "h:1"], "http://host:port"),
             (&["--target", "tcp://h:1", "--engine", "/x"], "--target"),
             (&["--target", "h:1"], "tcp://host:port"),
             (&["--target", "tcp://::1:1"], "brackets"),
@@ -423,7 +441,7 @@ mod tests {
     #[test]
     fn a_target_reads_back_as_it_was_written() {
         for text in ["tcp://localhost:9000", "tcp://[::1]:9000"] {
-            let EngineSource::Target { address, logs } =
+            let EngineSource::Target { address, logs, admin: None } =
                 config(&["--target", text]).unwrap().engine
             else {
                 panic!("a target was named");

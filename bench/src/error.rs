@@ -30,6 +30,8 @@ pub enum Error {
     Report { path: PathBuf, source: io::Error },
     #[error("cannot read segments at {path} (LOGS): {source}")]
     Segments { path: PathBuf, source: io::Error },
+    #[error("cannot ask http://{address}/status (ADMIN) what the engine costs: {source}")]
+    Admin { address: String, source: io::Error },
     #[error("cannot learn about this machine: {0}")]
     Machine(#[source] io::Error),
     #[error("cannot start {what}: {source}")]
@@ -68,6 +70,7 @@ impl Error {
                 let code = status.code().and_then(|code| u8::try_from(code).ok());
                 code.filter(|code| own.contains(code)).unwrap_or(exit_code::BROKE)
             }
+            Error::Admin { .. } => exit_code::UNREACHABLE,
             Error::Report { .. }
             | Error::Segments { .. }
             | Error::Machine(_)

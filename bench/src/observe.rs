@@ -1,18 +1,24 @@
 //! What a process costs while a tier runs: CPU and memory, once a second and at both ends.
 //!
-//! Owns the reading of one process from outside (a timer inside a busy process starves). CPU time
-//! has two sources: the sum over the threads of /proc/PID/task/*/schedstat, in nanoseconds, which
+//! Owns the reading of one process from outside (a timer inside a busy process starves); of an engine
+//! elsewhere its admin listener is asked instead. CPU time here has two sources: the sum over the threads of /proc/PID/task/*/schedstat, in nanoseconds, which
 //! forgets threads that have ended, and the process's own total, in hundredths of a second, which
 //! does not. The finer one is taken unless it has visibly forgotten something.
 //!
 //! Invariant: the first sample is taken by [`Observer::start`]; whoever ends the tier takes the last
 //! one, so that a tier of a few milliseconds has figures too.
 
+pub mod admin;
+pub mod caps;
+
 use std::fs;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use self::caps::Caps;
+use crate::config::Address;
 
 /// Time between samples.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -33,6 +39,9 @@ pub struct Resources {
     pub cpu_peak_percent: f64,
     pub rss_mean_bytes: u64,
     pub rss_peak_bytes: u64,
+    /// What it was allowed.
+    #[serde(default)]
+    pub caps: Caps,
     pub samples: Vec<Sample>,
 }
 
@@ -49,29 +58,47 @@ pub struct Sample {
 /// Watches one process.
 #[derive(Debug)]
 pub struct Observer {
-    pid: Pid,
-    /// None where /proc cannot be read: then there are no samples.
-    system: Option<System>,
+    subject: Subject,
     started: Instant,
     cpu_at_start: Duration,
     last: (Instant, Duration),
     peak_percent: f64,
     rss_high_bytes: u64,
+    /// At the start, and as seen last.
+    caps: Option<(Caps, Caps)>,
     samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+enum Subject {
+    /// On this machine; no system where /proc cannot be read: then there are no samples.
+    Process { pid: Pid, system: Option<Box<System>> },
+    /// An engine elsewhere, in the life that was seen first.
+    Engine { admin: Address, started_at: Option<String> },
 }
 
 impl Observer {
     /// Takes the first sample. A process that is gone reads as zero.
     pub fn start(pid: u32) -> Observer {
+        let system = System::new().ok().map(Box::new);
+        Observer::of(Subject::Process { pid: Pid::from_u32(pid), system })
+    }
+
+    /// The same for an engine that is known by its admin listener only.
+    pub fn elsewhere(admin: &Address) -> Observer {
+        Observer::of(Subject::Engine { admin: admin.clone(), started_at: None })
+    }
+
+    fn of(subject: Subject) -> Observer {
         let now = Instant::now();
         let mut observer = Observer {
-            pid: Pid::from_u32(pid),
-            system: System::new().ok(),
+            subject,
             started: now,
             cpu_at_start: Duration::ZERO,
             last: (now, Duration::ZERO),
             peak_percent: 0.0,
             rss_high_bytes: 0,
+            caps: None,
             samples: Vec::new(),
         };
         if let Some(look) = observer.look() {
@@ -124,27 +151,56 @@ impl Observer {
             cpu_peak_percent: self.peak_percent.max(cpu_mean_percent),
             rss_mean_bytes: rss().sum::<u64>() / count,
             rss_peak_bytes: rss().max().unwrap_or(0).max(self.rss_high_bytes),
+            caps: self.caps.map(|(first, last)| last.since(&first)).unwrap_or_default(),
             samples: self.samples,
         }
     }
 
     fn look(&mut self) -> Option<Look> {
-        let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
-        let system = self.system.as_mut()?;
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[self.pid]), true, kind);
-        let process = system.process(self.pid)?;
-        let total = Duration::from_millis(process.accumulated_cpu_time());
-        let threads = thread_time(self.pid.as_u32());
-        let cpu = if threads + TOTAL_SLACK >= total { threads } else { total };
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        self.rss_high_bytes = self.rss_high_bytes.max(high_water_bytes(&status).unwrap_or(0));
-        Some(Look { cpu, rss_bytes: process.memory() })
+        let look = match &mut self.subject {
+            Subject::Process { pid, system } => look_at(*pid, system.as_mut()?)?,
+            Subject::Engine { admin, started_at } => ask(admin, started_at)?,
+        };
+        self.rss_high_bytes = self.rss_high_bytes.max(look.rss_high_bytes);
+        let first = self.caps.take().map_or_else(|| look.caps.clone(), |(first, _)| first);
+        self.caps = Some((first, look.caps.clone()));
+        Some(look)
     }
 }
 
 struct Look {
     cpu: Duration,
     rss_bytes: u64,
+    rss_high_bytes: u64,
+    caps: Caps,
+}
+
+fn look_at(pid: Pid, system: &mut System) -> Option<Look> {
+    let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, kind);
+    let process = system.process(pid)?;
+    let total = Duration::from_millis(process.accumulated_cpu_time());
+    let threads = thread_time(pid.as_u32());
+    let cpu = if threads + TOTAL_SLACK >= total { threads } else { total };
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let rss_high_bytes = high_water_bytes(&status).unwrap_or(0);
+    Some(Look { cpu, rss_bytes: process.memory(), rss_high_bytes, caps: Caps::of(pid.as_u32()) })
+}
+
+/// An engine that has been started anew counts from zero: its figures are not taken for the first
+/// one's.
+fn ask(admin: &Address, started_at: &mut Option<String>) -> Option<Look> {
+    let page = admin::ask(admin).ok()?;
+    if *started_at.get_or_insert_with(|| page.started_at.clone()) != page.started_at {
+        return None;
+    }
+    let process = page.process?;
+    Some(Look {
+        cpu: Duration::try_from_secs_f64(process.cpu_s).ok()?,
+        rss_bytes: process.resident_bytes,
+        rss_high_bytes: process.resident_bytes,
+        caps: page.caps,
+    })
 }
 
 fn percent(cpu: Duration, wall: Duration) -> f64 {

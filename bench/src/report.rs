@@ -125,7 +125,7 @@ impl Asked {
                 };
                 engine_env = child.variables.iter().map(shown).collect();
             }
-            EngineSource::Target { address, logs: at } => {
+            EngineSource::Target { address, logs: at, admin: _ } => {
                 target = Some(address.to_string());
                 logs.clone_from(at);
             }
@@ -171,7 +171,7 @@ pub struct TierReport {
 /// What both sides cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TierResources {
-    /// None for a foreign engine: not assessed.
+    /// None for a foreign engine of which no admin listener is known: not assessed.
     pub engine: Option<Resources>,
     pub generator: Resources,
 }

@@ -41,7 +41,7 @@ use crate::config::{Address, Config, EngineChild, EngineSource};
 use crate::error::Error;
 use crate::figures::{rate, thousands, time};
 use crate::judge::{self, Ended, Evidence};
-use crate::observe::{self, Observer};
+use crate::observe::{self, Observer, admin};
 use crate::report::{Host, Report, TierReport, TierResources};
 use crate::suite::Tier;
 
@@ -179,9 +179,9 @@ impl<'a> Bench<'a> {
                 }
                 run
             }
-            (EngineSource::Target { address, logs }, _) => {
-                self.run_with_target(address, logs.as_deref(), tier, run_id).map(Some)
-            }
+            (EngineSource::Target { address, logs, admin }, _) => self
+                .run_with_target(address, logs.as_deref(), admin.as_ref(), tier, run_id)
+                .map(Some),
             (EngineSource::Child(_), None) => unreachable!("an engine of ours has a folder"),
         }
     }
@@ -200,7 +200,8 @@ impl<'a> Bench<'a> {
         let ready = engine.ready();
         let address = Address { host: ready.host.clone(), port: ready.port };
         let config = self.generator_config(tier, &address, run_id);
-        let driven = self.drive(tier, &config, Some(&mut engine))?;
+        let observer = Observer::start(engine.id());
+        let driven = self.drive(tier, &config, Some(&mut engine), Some(observer))?;
         let (totals, mut trouble) = match engine.stop(tier.name) {
             Ok(totals) => (Some(totals), None),
             Err(error) => (None, Some(error)),
@@ -225,11 +226,17 @@ impl<'a> Bench<'a> {
         &self,
         address: &Address,
         logs: Option<&Path>,
+        admin: Option<&Address>,
         tier: &Tier,
         run_id: String,
     ) -> Result<Run, Error> {
         let config = self.generator_config(tier, address, run_id);
-        let Driven { outcome, resources } = self.drive(tier, &config, None)?;
+        let observer = admin.map(|admin| {
+            let unknown = |source| Error::Admin { address: admin.to_string(), source };
+            admin::ask(admin).map_err(unknown).map(|_| Observer::elsewhere(admin))
+        });
+        let Driven { outcome, resources } =
+            self.drive(tier, &config, None, observer.transpose()?)?;
         let deadline = Instant::now() + AUDIT_PATIENCE;
         let (audit, trouble) = loop {
             let audit = logs.map(|logs| self.audit(&outcome.ledger, logs, End::Open)).transpose();
@@ -268,11 +275,11 @@ impl<'a> Bench<'a> {
         tier: &Tier,
         config: &loadgen::Config,
         mut engine: Option<&mut Engine>,
+        mut engine_observer: Option<Observer>,
     ) -> Result<Driven, Error> {
         let (live, name) = (self.live, tier.name);
         let progress = move |line: &str| live.progress(name, line);
         let mut generator = Generator::start(&self.cores.generator, progress)?;
-        let mut engine_observer = engine.as_ref().map(|engine| Observer::start(engine.id()));
         let mut observer = Observer::start(generator.id());
         generator.begin(config)?;
         let begun = Instant::now();

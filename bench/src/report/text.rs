@@ -5,10 +5,11 @@
 
 use loadgen::summary::LatencySummary;
 
-use super::{Report, TierReport};
+use super::{Report, TierReport, TierResources};
 use crate::figures::{quantity, rate, short_rate, thousands, time};
 use crate::judge::Verdict;
 use crate::observe::Resources;
+use crate::observe::caps::Caps;
 
 /// The whole text. Lines end in `\n`.
 pub fn render(report: &Report, colour: bool) -> String {
@@ -20,6 +21,10 @@ pub fn render(report: &Report, colour: bool) -> String {
         out.push('\n');
         out += &resources(report).render();
         out.push('\n');
+        if let Some(caps) = caps(report) {
+            out += &caps.render();
+            out.push('\n');
+        }
     }
     for tier in &report.tiers {
         for remark in &tier.remarks {
@@ -196,8 +201,56 @@ fn resources(report: &Report) -> Table {
     table
 }
 
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// What cgroups allowed both sides, and how close they came; None where nothing is capped.
+fn caps(report: &Report) -> Option<Table> {
+    let sides = |tier: &TierReport| {
+        let TierResources { engine, generator } = tier.resources.clone();
+        [("engine", engine), ("generator", Some(generator))]
+    };
+    let capped = report
+        .tiers
+        .iter()
+        .flat_map(sides)
+        .any(|(_, side)| side.is_some_and(|side| side.caps.is_capped()));
+    let mut table = Table::new(
+        "caps",
+        &["", "on cpus", "quota", "throttled", "for", "memory max", "used", "most", "reached"],
+    );
+    for tier in &report.tiers {
+        for (index, (side, resources)) in sides(tier).into_iter().enumerate() {
+            let mut cells = vec![side.to_owned()];
+            cells.extend(resources.map_or_else(Default::default, |side| allowed(&side.caps)));
+            table.row(if index == 0 { &tier.name } else { "" }, cells);
+        }
+    }
+    capped.then_some(table)
+}
+
+fn allowed(caps: &Caps) -> [String; 8] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let cpus: Vec<String> = caps.cpus.iter().map(usize::to_string).collect();
+    let share = |bytes: u64| {
+        let share = bytes as f64 / caps.memory_bytes_max.unwrap_or(u64::MAX).max(1) as f64;
+        format!("{} ({:.0} %)", mib(bytes), share * 100.0)
+    };
+    let throttled = caps.throttled_periods.zip(caps.periods);
+    [
+        if cpus.is_empty() { "-".to_owned() } else { cpus.join(",") },
+        or_none(caps.cpu_quota.map(|quota| format!("{quota:.2}"))),
+        or_none(throttled.map(|(throttled, periods)| format!("{throttled} of {periods}"))),
+        or_none(caps.throttled_s.map(|seconds| format!("{seconds:.3} s"))),
+        or_none(caps.memory_bytes_max.map(mib)),
+        or_none(caps.memory_bytes.map(share)),
+        or_none(caps.memory_peak_bytes.map(share)),
+        or_none(caps.memory_reached.map(|times| format!("{times} times"))),
+    ]
+}
+
 fn cost(resources: &Resources) -> [String; 6] {
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     [
         format!("{:.0} %", resources.cpu_mean_percent),
         format!("{:.0} %", resources.cpu_peak_percent),

@@ -14,6 +14,7 @@ struct Service {
     child: Child,
     folder: tempfile::TempDir,
     port: u64,
+    admin_port: u64,
 }
 
 impl Service {
@@ -34,7 +35,8 @@ impl Service {
             .unwrap();
         eventually("an engine in service", || ready.exists());
         let ready: Value = serde_json::from_slice(&fs::read(ready).unwrap()).unwrap();
-        Service { child, folder, port: ready["port"].as_u64().unwrap() }
+        let port = |name: &str| ready[name].as_u64().unwrap();
+        Service { child, folder, port: port("port"), admin_port: port("admin_port") }
     }
 
     fn logs(&self) -> std::path::PathBuf {
@@ -71,6 +73,22 @@ fn a_target_that_is_running_is_audited_by_run_id() {
         assert_eq!(tier["verification"]["engine_totals"], Value::Null);
     }
     assert!(service.logs().join("shard-00").is_dir(), "somebody else's segments stay");
+}
+
+#[test]
+fn a_target_says_by_its_admin_listener_what_it_costs() {
+    let service = Service::start();
+    let admin = format!("http://127.0.0.1:{}", service.admin_port);
+    let bench = service.bench("--tier medium_load").arg("--admin").arg(&admin);
+    let report = bench.run().expect(0).report();
+    schema::check(&report);
+    let engine = &report["tiers"][0]["resources"]["engine"];
+    assert!(engine["rss_peak_bytes"].as_u64().unwrap() > 1 << 20, "{engine}");
+    assert!(engine["cpu_seconds"].as_f64().is_some(), "{engine}");
+    assert!(!engine["caps"]["cpus"].as_array().unwrap().is_empty(), "{engine}");
+    // A port at which nobody listens costs nothing but the run.
+    let ran = service.bench("--tier warmup --admin http://127.0.0.1:1").run().expect(15);
+    assert!(ran.stdout().contains("ADMIN"), "{}", ran.stdout());
 }
 
 #[test]

@@ -54,6 +54,7 @@ fn resources() -> Resources {
         cpu_peak_percent: 99.6,
         rss_mean_bytes: 30 << 20,
         rss_peak_bytes: 33 << 20,
+        caps: Caps::default(),
         samples: vec![sample],
     }
 }
@@ -178,6 +179,28 @@ fn a_run_against_a_target_without_its_segments() {
     report.host.cores = Cores::all_for_the_generator(&[0, 1]);
     report.sentence = sentence(&report);
     insta::assert_snapshot!(render(&report, false));
+}
+
+#[test]
+fn caps_are_shown_where_there_are_any() {
+    let mut tier = tier();
+    tier.resources.generator.caps = Caps { cpus: vec![1], ..Caps::default() };
+    assert!(!render(&report(Verdict::Pass, vec![tier.clone()]), false).contains("caps"));
+    tier.resources.engine.as_mut().unwrap().caps = Caps {
+        cpus: vec![0],
+        cpu_quota: Some(0.5),
+        periods: Some(280),
+        throttled_periods: Some(12),
+        throttled_s: Some(0.4711),
+        memory_bytes_max: Some(512 << 20),
+        memory_bytes: Some(40 << 20),
+        memory_peak_bytes: Some(64 << 20),
+        memory_reached: Some(0),
+    };
+    let text = render(&report(Verdict::Pass, vec![tier]), false);
+    let (_, caps) = text.split_once("\n\ncaps").unwrap();
+    let (caps, _) = caps.split_once("\n\n").unwrap();
+    insta::assert_snapshot!(format!("caps{caps}"));
 }
 
 #[test]
