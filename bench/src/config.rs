@@ -46,7 +46,7 @@ enum Command {
         #[arg(value_enum, default_value_t = SuiteName::Tiers)]
         suite: SuiteName,
         #[command(flatten)]
-        knobs: Knobs,
+        knobs: Box<Knobs>,
     },
     /// Be the generator of one tier: configuration on standard input, outcome on standard output
     #[command(hide = true)]
@@ -219,7 +219,7 @@ impl Cli {
         match self.command {
             None => Config::new(self.knobs).map(Task::Run),
             Some(Command::Run { suite: SuiteName::Tiers, knobs }) => {
-                Config::new(knobs).map(Task::Run)
+                Config::new(*knobs).map(Task::Run)
             }
             Some(Command::Generate) => Ok(Task::Generate),
             Some(Command::Confine { parent, cpus, program }) => {
