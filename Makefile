@@ -132,9 +132,11 @@ certs-native: build-native
 observe-native:
 	@command -v prometheus >/dev/null || { \
 	  echo "prometheus is not installed: apt-get install prometheus, or use VIA=docker"; exit 3; }
-	@mkdir -p target/prometheus
-	prometheus --config.file=deploy/prometheus/prometheus.yml --storage.tsdb.path=target/prometheus \
-	  --web.listen-address=127.0.0.1:9090
+	@mkdir -p target/prometheus && cp deploy/prometheus/rules.yml deploy/prometheus/alerts.yml target/prometheus/
+	@sed 's/"\(engine\|loadgen\):/"127.0.0.1:/' deploy/prometheus/prometheus.yml >target/prometheus/prometheus.yml
+	@echo "Prometheus: http://127.0.0.1:9090, until Ctrl-C; a generator is seen with METRICS_PORT=9101"
+	prometheus --config.file=target/prometheus/prometheus.yml --storage.tsdb.path=target/prometheus/data \
+	  --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 # --- docker ---
 
@@ -159,7 +161,7 @@ run-docker:
 	@echo "lines: 127.0.0.1:9000 (UDP 9001); curl 127.0.0.1:9100/readyz; docker compose logs -f engine"
 
 load-docker:
-	$(COMPOSE) run --rm --build loadgen -n 1000 -c 5 $(ARGS)
+	$(COMPOSE) run --rm --build --use-aliases loadgen -n 1000 -c 5 $(ARGS)
 
 # The report is brought out of the volume into ./results.
 BRING_RESULTS = code=$$?; mkdir -p results; docker cp --quiet $$name:/data/results/. results/; \
