@@ -316,7 +316,7 @@ impl Journey {
             if FRAMING.contains(&name.as_str()) {
                 return Err(format!("{name} is said by the protocol itself"));
             }
-            if value.bytes().any(|byte| is_ending(byte)) {
+            if value.bytes().any(is_ending) {
                 return Err(format!("header {name} has a line end in it"));
             }
             headers.push((name, template(value.trim())?));
