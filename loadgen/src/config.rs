@@ -27,6 +27,7 @@ mod flow;
 mod http;
 mod scenario;
 mod serial;
+mod sockets;
 mod taste;
 
 pub use args::Args;
@@ -34,6 +35,7 @@ pub use commands::Command;
 pub use endpoint::{Endpoint, Scheme};
 pub use flow::{Connect, Flow, ThinkTime};
 pub use http::{Body, Header, Http, Token};
+pub use sockets::{Sockets, Source};
 pub use taste::{Taste, taste};
 
 /// The command line's description: every knob, its flag, environment name and default.
@@ -357,6 +359,10 @@ mod tests {
             (["--replies", "none"], "REPLIES"),
             (["--durability", "eventually"], "DURABILITY"),
             (["--run-id", "a b"], "RUN_ID"),
+            (["--source-address", "10.0.0.1/40"], "SOURCE_ADDRESS"),
+            (["--tcp-nodelay", "maybe"], "TCP_NODELAY"),
+            (["--send-buffer", "0"], "SEND_BUFFER"),
+            (["--receive-buffer", "lots"], "RECEIVE_BUFFER"),
         ] {
             let text = refusal(&args);
             assert!(text.contains(knob) && text.contains(args[1]), "{text}");

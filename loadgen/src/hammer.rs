@@ -27,6 +27,7 @@ pub(crate) mod null;
 pub(crate) mod one_by_one;
 mod pack;
 mod replies;
+pub(crate) mod route;
 mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::hammer::http::{self, Http};
 use crate::hammer::ndjson;
 use crate::hammer::null::Null;
+use crate::hammer::route::Route;
 use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
 use crate::measure::validity::target::Listens;
@@ -26,17 +27,19 @@ impl Target {
     /// By the flow's scheme.
     ///
     /// # Errors
-    /// A name that does not resolve, a key or token that cannot be read.
+    /// A name that does not resolve, a key or token that cannot be read, a source address that is not
+    /// ours.
     pub(crate) fn of(flow: &Flow) -> Result<Target, Error> {
         let addresses = addresses(flow)?;
         let listens = listens(flow, &addresses);
+        let route = Route::new(flow, addresses)?;
         if flow.scheme.is_http() {
-            let plan = http::Plan::new(flow, addresses, flow.tls()?)?;
+            let plan = http::Plan::new(flow, route, flow.tls()?)?;
             return Ok(Target { starter: Starter::of::<Http>(plan), listens });
         }
         let token = flow.token()?;
         let plan = ndjson::Plan {
-            addresses,
+            route,
             tls: flow.tls()?,
             hello: flow.hello(token),
             compress: flow.compress,

@@ -15,6 +15,7 @@ use super::commands::Command;
 use super::endpoint::{Endpoint, endpoint};
 use super::flow::{Connect, ThinkTime};
 use super::http::{Body, Header, Token, method};
+use super::sockets::{Source, switch};
 use crate::measure::slo::Slo;
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
@@ -118,6 +119,27 @@ pub struct Args {
     #[arg(long, env = "CONNECTION_MESSAGES_MAX", value_name = "CONNECTION_MESSAGES_MAX",
           default_value = "0", value_parser = units::count)]
     pub connection_messages_max: u64,
+
+    /// Local addresses that connections are made from, in turn: 10.0.0.5, 10.0.0.5-10.0.0.9 or
+    /// 10.0.0.0/24, several with commas; each is good for some 28,000 connections to one target
+    /// [default: the kernel's choice]
+    #[arg(long, env = "SOURCE_ADDRESS", value_name = "SOURCE_ADDRESS", value_delimiter = ',')]
+    pub source_address: Vec<Source>,
+
+    /// Over TCP, small writes go at once: on, off
+    #[arg(long, env = "TCP_NODELAY", value_name = "TCP_NODELAY", action = ArgAction::Set,
+          default_value = "on", value_parser = switch)]
+    pub tcp_nodelay: bool,
+
+    /// Bytes that the kernel keeps of what a connection sends: 64KiB [default: the kernel's choice]
+    #[arg(long, env = "SEND_BUFFER", value_name = "SEND_BUFFER",
+          value_parser = units::bytes_usize)]
+    pub send_buffer: Option<usize>,
+
+    /// Bytes that the kernel keeps of what a connection receives [default: the kernel's choice]
+    #[arg(long, env = "RECEIVE_BUFFER", value_name = "RECEIVE_BUFFER",
+          value_parser = units::bytes_usize)]
+    pub receive_buffer: Option<usize>,
 
     /// Bytes of a message at least; shorter ones are lengthened
     #[arg(long, env = "PAYLOAD_BYTES", value_name = "PAYLOAD_BYTES", default_value = "0",

@@ -16,6 +16,7 @@ use super::args::Args;
 use super::endpoint::Scheme;
 use super::http::{Http, Token};
 use super::serial::{maybe_millis, maybe_word, seconds, word};
+use super::sockets::Sockets;
 use crate::error::Error;
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
@@ -69,6 +70,8 @@ pub struct Flow {
     pub connection_secs_max: Duration,
     /// Messages that a connection carries; 0 is no bound.
     pub connection_messages_max: u64,
+    /// How its sockets are made.
+    pub sockets: Sockets,
     /// Bytes of a message at least.
     pub payload_bytes: usize,
     /// `each` or `range`.
@@ -117,6 +120,7 @@ impl Default for Flow {
             connect: Connect::OnDemand,
             connection_secs_max: Duration::ZERO,
             connection_messages_max: 0,
+            sockets: Sockets::default(),
             payload_bytes: 0,
             replies: Replies::Each,
             durability: None,
@@ -161,6 +165,12 @@ impl Flow {
             connect: args.connect,
             connection_secs_max: args.connection_secs_max,
             connection_messages_max: args.connection_messages_max,
+            sockets: Sockets {
+                source_address: args.source_address.clone(),
+                tcp_nodelay: args.tcp_nodelay,
+                send_buffer: args.send_buffer,
+                receive_buffer: args.receive_buffer,
+            },
             payload_bytes: args.payload_bytes,
             replies: args.replies,
             durability: args.durability,
@@ -289,6 +299,14 @@ impl Flow {
                     "{knob} asks a server, and {scheme}:// has no replies of one"
                 ));
             }
+        }
+        self.sockets.check()?;
+        let is_datagram = self.scheme == Scheme::Udp && !self.sockets.tcp_nodelay;
+        if let Some(knob) = self.sockets.asked().filter(|_| self.scheme == Scheme::Null) {
+            return wrong(format!("{knob} is about connections, and null:// has none"));
+        }
+        if is_datagram {
+            return wrong("TCP_NODELAY off is of no use in datagrams (udp://)".into());
         }
         if !(1..=UDP_DATAGRAM_BYTES_MAX).contains(&self.udp_datagram_bytes) {
             return wrong(format!(

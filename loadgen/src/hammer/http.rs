@@ -12,7 +12,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use futures_lite::{AsyncRead as _, AsyncWrite as _};
 use self::head::Memo;
 use self::request::{Envelope, Request};
 use self::response::{Reply, Responses};
+use super::route::Route;
 use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 use crate::config::{Body, Flow};
@@ -47,7 +47,7 @@ const IDLE_TIMEOUT: &[u8] = b" 408";
 
 /// What the connections of a flow are told.
 pub(crate) struct Plan {
-    addresses: Vec<SocketAddr>,
+    route: Route,
     tls: Option<Tls>,
     content: Content,
     /// Its answers have no bodies.
@@ -70,15 +70,11 @@ enum Content {
 }
 
 impl Plan {
-    /// The requests of `flow`, to `addresses`.
+    /// The requests of `flow`, by `route`.
     ///
     /// # Errors
     /// The token or the body cannot be read.
-    pub(crate) fn new(
-        flow: &Flow,
-        addresses: Vec<SocketAddr>,
-        tls: Option<Tls>,
-    ) -> Result<Plan, Error> {
+    pub(crate) fn new(flow: &Flow, route: Route, tls: Option<Tls>) -> Result<Plan, Error> {
         let http = &flow.http;
         let request = Request {
             method: http.method().to_owned(),
@@ -98,7 +94,7 @@ impl Plan {
             Content::Same { bytes: one.repeat(count), length: one.len() }
         };
         Ok(Plan {
-            addresses,
+            route,
             tls,
             content,
             is_head: http.method() == "HEAD",
@@ -157,7 +153,7 @@ impl BatchHammer for Http {
 
     async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Http, NoConnection> {
         let Lane { plan, preferred, .. } = &**lane;
-        let stream = dial(&plan.addresses, preferred, timeout, async |socket| {
+        let stream = dial(&plan.route, preferred, timeout, async |socket| {
             Stream::open(socket, plan.tls.as_ref()).await.map_err(NoConnection::refused)
         })
         .await?;

@@ -4,19 +4,19 @@
 //! keys and tokens read, before the run begins.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::hello::{Hello, Welcome};
 
 use super::pack::Packer;
+use super::route::Route;
 use crate::tls::Tls;
 
 /// What the connections of a flow are told.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Every address that the name resolved to, at least one.
-    pub(crate) addresses: Vec<SocketAddr>,
+    /// To every address that the name resolved to, at least one.
+    pub(crate) route: Route,
     /// How to speak TLS, where it is spoken.
     pub(crate) tls: Option<Tls>,
     /// Sent first where something other than the server's defaults is asked for.

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,35 +17,34 @@ use runtime::socket::Socket;
 use rustls::AlertDescription;
 
 use super::NoConnection;
+use super::route::Route;
 use crate::tls::Tls;
 
-/// Connects to the first of `addresses` that answers, beginning with the one that did so last, and
+/// Connects to the first address of `route` that answers, beginning with the one that did so last, and
 /// lets `begin` make a connection of it. Each address has its part of `timeout`.
 ///
 /// # Errors
 /// Why the last one could not be had, or what `begin` says: then no other address is tried.
 pub(super) async fn dial<T>(
-    addresses: &[SocketAddr],
+    route: &Route,
     preferred: &Cell<usize>,
     timeout: Duration,
     begin: impl AsyncFnOnce(Socket) -> Result<T, NoConnection>,
 ) -> Result<T, NoConnection> {
     let mut last = NoConnection::refused("no address");
-    let count = addresses.len();
+    let count = route.addresses.len();
     // An address that swallows packets must leave time for the others.
     let timeout = timeout / u32::try_from(count).unwrap_or(u32::MAX);
     for offset in 0..count {
         let index = (preferred.get() + offset) % count;
-        let address = addresses[index];
+        let address = route.addresses[index];
         let late = async {
             sleep(timeout).await;
             Err(ErrorKind::TimedOut.into())
         };
-        match Socket::connect(address).or(late).await {
+        match route.connect(address).or(late).await {
             Ok(socket) => {
                 preferred.set(index);
-                // Refused only by a socket that is broken already; the first batch will see it.
-                let _ = socket.set_nodelay(true);
                 let late = async {
                     sleep(timeout).await;
                     let reason = "no handshake, or no answer to the hello, in time";

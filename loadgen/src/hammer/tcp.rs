@@ -60,8 +60,7 @@ impl BatchHammer for Tcp {
 
     async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Tcp, NoConnection> {
         let plan = &lane.plan;
-        dial(&plan.addresses, &lane.preferred, timeout, async |socket| begin(lane, socket).await)
-            .await
+        dial(&plan.route, &lane.preferred, timeout, async |socket| begin(lane, socket).await).await
     }
 
     async fn carry(&mut self, kit: &Kit, batch: &mut Batch<'_>) -> Result<(), Broken> {

@@ -6,7 +6,7 @@
 //! Invariant: no message is split over datagrams.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,13 +36,9 @@ impl BatchHammer for Udp {
     }
 
     async fn connect(lane: &Rc<Lane>, _timeout: Duration) -> Result<Udp, NoConnection> {
-        let address = lane.plan.addresses[0];
+        let address = lane.plan.route.addresses[0];
         let open = || -> io::Result<UdpSocket> {
-            let any: SocketAddr = match address {
-                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-            };
-            let socket = UdpSocket::bind(any)?;
+            let socket = UdpSocket::from(lane.plan.route.socket(&address, true)?);
             socket.connect(address)?;
             socket.set_nonblocking(true)?;
             Ok(socket)

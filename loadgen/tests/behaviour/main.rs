@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod ask;
+mod connections;
 mod judged;
 mod keys;
 mod liar;

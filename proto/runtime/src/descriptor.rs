@@ -6,6 +6,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use glommio::net::{TcpListener, TcpStream};
@@ -53,6 +54,13 @@ unsafe extern "C" {
         value: *mut c_void,
         bytes: *mut u32,
     ) -> c_int;
+    fn setsockopt(
+        socket: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const c_void,
+        bytes: u32,
+    ) -> c_int;
 }
 
 /// How many datagrams the kernel dropped at `socket`, because its buffer was full or a checksum was
@@ -80,6 +88,30 @@ pub fn datagrams_dropped(socket: &impl AsFd) -> io::Result<u32> {
         0 => Err(io::Error::other("SO_MEMINFO is shorter than expected")),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+const SOL_IP: c_int = 0;
+const IP_BIND_ADDRESS_NO_PORT: c_int = 24;
+
+/// Binds `socket` to a local address and lets the kernel choose its port when it connects, so that
+/// one port serves for as many connections as there are targets (ip(7), IP_BIND_ADDRESS_NO_PORT;
+/// where that is refused, the port is chosen at once).
+///
+/// # Errors
+/// What `bind` says: EADDRNOTAVAIL of an address that is not of this machine.
+pub fn bind_without_port(socket: &socket2::Socket, address: IpAddr) -> io::Result<()> {
+    let one: c_int = 1;
+    // SAFETY: `socket` is borrowed for the whole call; the kernel reads four bytes of `one`.
+    let _ = unsafe {
+        setsockopt(
+            socket.as_fd().as_raw_fd(),
+            SOL_IP,
+            IP_BIND_ADDRESS_NO_PORT,
+            (&raw const one).cast(),
+            size_of::<c_int>() as u32,
+        )
+    };
+    socket.bind(&SocketAddr::from((address, 0)).into())
 }
 
 #[cfg(test)]

@@ -209,6 +209,11 @@ fn connections(rows: &mut Rows, flow: &Flow) {
         }
     };
     rows.row("connections", opened);
+    if !flow.sockets.source_address.is_empty() {
+        let sources: Vec<String> =
+            flow.sockets.source_address.iter().map(ToString::to_string).collect();
+        rows.more(format!("from {} in turn (SOURCE_ADDRESS)", sources.join(", ")));
+    }
     if !flow.connection_secs_max.is_zero() {
         rows.more(format!("each is replaced after {}", time(flow.connection_secs_max)));
     }

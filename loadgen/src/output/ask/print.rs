@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use loadgen::config::{Args, Config, Flow, Http};
+use loadgen::config::{Args, Config, Flow, Http, Sockets};
 use loadgen::plan::shape::{Shape, Time};
 use toml::{Table, Value};
 
@@ -74,6 +74,7 @@ fn flow(flow: &Flow) -> Table {
         connect: _,
         connection_secs_max,
         connection_messages_max,
+        sockets,
         payload_bytes,
         replies,
         durability,
@@ -107,6 +108,7 @@ fn flow(flow: &Flow) -> Table {
     put(&mut table, "connect", connect.as_str().unwrap_or_default());
     put(&mut table, "connection_secs_max", time(*connection_secs_max));
     put(&mut table, "connection_messages_max", connection_messages_max);
+    connections(&mut table, sockets);
     put(&mut table, "payload_bytes", payload_bytes);
     put(&mut table, "replies", replies);
     if let Some(durability) = durability {
@@ -147,6 +149,20 @@ fn requests(table: &mut Table, http: &Http) {
     }
     put(table, "pipeline", pipeline);
     table.insert("ndjson".to_owned(), Value::Boolean(*ndjson));
+}
+
+fn connections(table: &mut Table, sockets: &Sockets) {
+    let Sockets { source_address, tcp_nodelay, send_buffer, receive_buffer } = sockets;
+    if !source_address.is_empty() {
+        let sources = source_address.iter().map(|source| Value::String(source.to_string()));
+        table.insert("source_address".to_owned(), Value::Array(sources.collect()));
+    }
+    put(table, "tcp_nodelay", if *tcp_nodelay { "on" } else { "off" });
+    for (key, bytes) in [("send_buffer", send_buffer), ("receive_buffer", receive_buffer)] {
+        if let Some(bytes) = bytes {
+            put(table, key, bytes);
+        }
+    }
 }
 
 /// Whole numbers as such, everything else as text.
@@ -200,6 +216,8 @@ mod tests {
             &["--target", "https://[::1]/a?b=c", "-m", "PUT", "-d", "@a b", "-H", "a: b: c"],
             &["--target", "http://a:8080", "-d", "77", "-H", "x: 1", "-H", "x: 2", "--pipeline=4"],
             &["--target", "http://a", "--ndjson", "--hit-timeout-ms", "250", "--batch-size", "7"],
+            &["--source-address", "127.0.0.2,127.0.1.0/24", "--tcp-nodelay=off"],
+            &["--send-buffer", "64KiB", "--receive-buffer", "1MiB", "--source-address", "::1"],
         ] {
             let (args, config) = read(words);
             config.check().unwrap();
