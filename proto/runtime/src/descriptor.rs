@@ -100,7 +100,8 @@ const IP_BIND_ADDRESS_NO_PORT: c_int = 24;
 /// # Errors
 /// What `bind` says: EADDRNOTAVAIL of an address that is not of this machine.
 pub fn bind_without_port(socket: &socket2::Socket, address: IpAddr) -> io::Result<()> {
-    let one: c_int = 1;
+    const BYTES: u32 = 4;
+    let one: i32 = 1;
     // SAFETY: `socket` is borrowed for the whole call; the kernel reads four bytes of `one`.
     let _ = unsafe {
         setsockopt(
@@ -108,7 +109,7 @@ pub fn bind_without_port(socket: &socket2::Socket, address: IpAddr) -> io::Resul
             SOL_IP,
             IP_BIND_ADDRESS_NO_PORT,
             (&raw const one).cast(),
-            size_of::<c_int>() as u32,
+            BYTES,
         )
     };
     socket.bind(&SocketAddr::from((address, 0)).into())
