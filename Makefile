@@ -28,7 +28,7 @@ WAYS := setup build test run load benchmark perf stop clean certs observe
 .PHONY: $(WAYS) $(WAYS:=-docker) $(WAYS:=-native) kill-test check help
 define way
 	@echo "make $@: via $(VIA)"
-	@$(MAKE) --no-print-directory $@-$(VIA)
+	+@$(MAKE) --no-print-directory $@-$(VIA)
 endef
 
 setup: ## See that what is needed is there, and fetch it
@@ -181,7 +181,7 @@ perf-docker:
 stop-docker:
 	@if $(ENGINE_PID); then $(MAKE) --no-print-directory stop-native; fi
 	@$(COMPOSE) --profile '*' stop
-	@$(COMPOSE) logs --no-log-prefix --no-color engine 2>/dev/null | grep '^{"shards"\|"totals"' | tail -n 1
+	@$(COMPOSE) logs --no-log-prefix --no-color engine 2>/dev/null | sed -n 's/^[^{]*\({.*"totals".*\)/\1/p' | tail -n 1
 	@$(COMPOSE) --profile '*' down
 
 clean-docker:
