@@ -3,7 +3,7 @@
 //! The files in the order of a message's life: `lines` cuts the stream, `gzip`
 //! unpacks members in between, `hello` is a connection's
 //! optional first line, `record` decodes a line, `level` is what filtering compares, `reply` and
-//! `code` are the answer, `limits` the numbers that both sides agree on. `PROTOCOL.md` beside this
+//! `code` are the answer, `segment` is how files are called, `limits` the numbers that both sides agree on. `PROTOCOL.md` beside this
 //! crate says the same in words, for those who write a client in another language.
 //!
 //! Invariant: nothing here knows a socket, a clock, a thread, a file or the environment, and no
@@ -18,6 +18,7 @@ pub mod limits;
 pub mod lines;
 pub mod record;
 pub mod reply;
+pub mod segment;
 
 pub use code::Code;
 pub use gzip::{Bad, Bounds, Origin, Step, Unpack};

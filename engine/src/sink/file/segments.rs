@@ -1,12 +1,16 @@
-//! Names below LOG_DIR: `shard-00/000000000001.ndjson`.
+//! What lies below LOG_DIR: `shard-00/000000000001.ndjson`.
 //!
-//! Owns how names are made and read back. Invariant: what is not named exactly so is not ours,
+//! Owns finding it; the names are `proto`'s. Invariant: what is not named exactly so is not ours,
 //! and nothing touches it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+pub use proto::segment::file_name;
+pub(super) use proto::segment::shard_name;
+use proto::segment::{number_of, shard_of};
 
 /// A segment as it lies in its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +30,6 @@ pub fn shard_directory(log_dir: &Path, shard: usize) -> PathBuf {
     log_dir.join(shard_name(shard))
 }
 
-pub(super) fn shard_name(shard: usize) -> String {
-    format!("shard-{shard:02}")
-}
-
-/// The name of a segment in the directory of its shard.
-pub fn file_name(number: u64) -> String {
-    format!("{number:012}.ndjson")
-}
-
 /// Every shard that has a directory below `log_dir`, in order, also those that run no longer.
 ///
 /// # Errors
@@ -43,11 +38,7 @@ pub fn shards(log_dir: &Path) -> io::Result<Vec<usize>> {
     let mut shards = Vec::new();
     for entry in fs::read_dir(log_dir)? {
         let name = entry?.file_name();
-        let shard = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("shard-")?.parse().ok())
-            .filter(|&shard| name.to_str() == Some(&shard_name(shard)));
-        shards.extend(shard);
+        shards.extend(name.to_str().and_then(shard_of));
     }
     shards.sort_unstable();
     Ok(shards)
@@ -62,11 +53,7 @@ pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".ndjson")?.parse().ok())
-            .filter(|&number| name.to_str() == Some(&file_name(number)));
-        let Some(number) = number else { continue };
+        let Some(number) = name.to_str().and_then(number_of) else { continue };
         let metadata = match entry.metadata() {
             // Somebody may remove one meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
