@@ -27,6 +27,11 @@ impl Clock {
         monotonic_ns().saturating_sub(self.origin_ns)
     }
 
+    /// A reading of [`monotonic_ns`] as nanoseconds since the start; 0 if it was before.
+    pub(crate) fn since_start_ns(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_sub(self.origin_ns)
+    }
+
     /// The wall clock at `run_ns`, nanoseconds since 1970.
     pub(crate) fn unix_ns(&self, run_ns: u64) -> u64 {
         self.origin_unix_ns.saturating_add(run_ns)
@@ -34,7 +39,7 @@ impl Clock {
 }
 
 /// What `Instant` reads, without its checks: a message costs three readings.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -18,7 +18,7 @@ use self::scenario::Scenario;
 use self::serial::seconds;
 use crate::error::Error;
 use crate::measure::slo::Slo;
-use crate::plan::shape::Pacing;
+use crate::plan::shape::{Pacing, Shape};
 
 mod args;
 mod commands;
@@ -218,6 +218,20 @@ impl Config {
         }
         if self.flows.is_empty() {
             return wrong("a run has at least one flow".into());
+        }
+        if let Some(flow) = self.flows.iter().find(|flow| flow.replay.is_some()) {
+            if self.ledger {
+                return wrong(
+                    "a recording does not say who sent what, so there is no ledger".into(),
+                );
+            }
+            if !self.warmup_secs.is_zero() && flow.shape == Shape::Closed {
+                return wrong(format!(
+                    "WARMUP_SECS {} beside REPLAY_SPEED max: what is sent to warm up would be \
+                     missing in the measured part",
+                    self.warmup_secs.as_secs_f64()
+                ));
+            }
         }
         for flow in &self.flows {
             flow.check().map_err(|error| match error {

@@ -1,6 +1,7 @@
 //! Which worker takes which messages, and when.
 //!
-//! Owns a shard's part of the load: in closed loop a worker claims its next batch when it is free;
+//! Owns a shard's part of the load, planned or recorded: in closed loop a worker claims its next
+//! batch when it is free;
 //! in open loop what is due goes to idle workers, first come first served, and a worker that
 //! becomes free takes what is late. Leaves the clock to the caller (`now_ns`), and carrying to the
 //! worker. A batch is what is due, up to the batch size.
@@ -34,6 +35,7 @@ use crate::hammer::batch::{Claim, Dues};
 use crate::plan::schedule::stream::Stream;
 use crate::plan::schedule::{Schedule, share};
 use crate::plan::shape::CatchUp;
+use crate::replay::feed::{Feed, Recorded, UNKNOWN_NS};
 
 /// For so long after the end of the time, a worker that becomes free takes what was due before it:
 /// the pacer's tick, and the time in which a target that keeps up answers the batches under way.
@@ -45,6 +47,9 @@ const MISSED_NS: u64 = 2_000_000;
 const MISSED_STEPS_MAX: u64 = 10_000;
 const UNCLAIMED_STEPS_MAX: u64 = 1_000_000;
 
+/// How often a lane looks for messages that its reader has not brought yet.
+const READER_NS: u64 = 500_000;
+
 /// Told of messages that will not be sent: stage, deadline, how many.
 pub(crate) type Missed<'a> = &'a mut dyn FnMut(usize, u64, u64);
 
@@ -55,6 +60,8 @@ pub(crate) enum Supply {
     Closed(Closed),
     /// Open loop.
     Open(Box<Open>),
+    /// Closed loop over a recording.
+    Unpaced(Box<Unpaced>),
 }
 
 /// As fast as the workers are.
@@ -72,10 +79,28 @@ pub(crate) struct Closed {
     end_ns: u64,
 }
 
-/// By the schedule.
+/// A recording as fast as the workers are.
+#[derive(Debug)]
+pub(crate) struct Unpaced {
+    feed: Feed,
+    stage: usize,
+    batch_size: u64,
+    end_ns: u64,
+}
+
+/// Where deadlines come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// Computed.
+    Planned(Stream),
+    /// Read, and the messages with them.
+    Recorded(Feed),
+}
+
+/// By deadlines.
 #[derive(Debug)]
 pub(crate) struct Open {
-    stream: Stream,
+    source: Source,
     batch_size: u64,
     end_ns: u64,
     backlog: Backlog,
@@ -140,7 +165,8 @@ impl Closed {
             (self.measured_stage, if first > 0 { first } else { self.take_rest() })
         };
         let dues = Dues::Same(now_ns);
-        (count > 0).then_some(Claim { count, stage, dues, free_ns, claimed_ns: now_ns })
+        let claim = Claim { count, stage, dues, recorded: None, free_ns, claimed_ns: now_ns };
+        (count > 0).then_some(claim)
     }
 
     fn take_rest(&self) -> u64 {
@@ -159,11 +185,63 @@ impl Closed {
     }
 }
 
+impl Unpaced {
+    pub(crate) fn new(feed: Feed, stage: usize, batch_size: u64, end_ns: u64) -> Unpaced {
+        Unpaced { feed, stage, batch_size, end_ns }
+    }
+
+    /// The next messages for a worker that has been free since `due_ns`; `None` if none is here.
+    fn take(&mut self, due_ns: u64, spares: &mut Spares) -> Option<Claim> {
+        self.feed.pull_one();
+        let mut recorded = spares.recorded();
+        let count = self.feed.take_next(self.batch_size, &mut recorded);
+        if count == 0 {
+            spares.recorded.push(recorded);
+            return None;
+        }
+        let (dues, recorded) = (Dues::Same(due_ns), Some(recorded));
+        Some(Claim { count, stage: self.stage, dues, recorded, free_ns: 0, claimed_ns: 0 })
+    }
+}
+
+impl Source {
+    /// Takes in what has been read.
+    fn pull(&mut self) {
+        match self {
+            Source::Planned(_) => {}
+            Source::Recorded(feed) => feed.pull(),
+        }
+    }
+
+    /// When the next message is due, `u64::MAX` when there is none left; one that has not been read
+    /// yet is due at [`UNKNOWN_NS`].
+    fn next_ns(&self) -> u64 {
+        match self {
+            Source::Planned(stream) => stream.next_ns(),
+            Source::Recorded(feed) => feed.next_ns(),
+        }
+    }
+
+    fn drain(&mut self, end_ns: u64, steps_max: u64, missed: Missed<'_>) {
+        match self {
+            Source::Planned(stream) => stream.drain(end_ns, steps_max, missed),
+            Source::Recorded(feed) => feed.drain(end_ns, missed),
+        }
+    }
+
+    fn due_in(&mut self, stage: usize, end_ns: u64) -> u64 {
+        match self {
+            Source::Planned(stream) => stream.due_in(stage, end_ns),
+            Source::Recorded(feed) => feed.due_in(stage, end_ns),
+        }
+    }
+}
+
 impl Open {
-    /// Hands `stream` out, `batch_size` messages at a time at most, once in `slot_ns`.
+    /// Hands `source` out, `batch_size` messages at a time at most, once in `slot_ns`.
     pub(crate) fn new(
         schedule: &Schedule,
-        stream: Stream,
+        source: Source,
         catch_up: CatchUp,
         slot_ns: u64,
         batch_size: u64,
@@ -176,7 +254,7 @@ impl Open {
             }
         };
         let end_ns = schedule.end_ns();
-        Open { stream, batch_size, end_ns, backlog, slot_ns, slot: None, gate_ns: 0 }
+        Open { source, batch_size, end_ns, backlog, slot_ns, slot: None, gate_ns: 0 }
     }
 
     /// Opens the gate for what is due by now, if nobody has in this slot.
@@ -187,8 +265,12 @@ impl Open {
         }
     }
 
-    /// When the gate may be opened next for a message that is due at `due_ns`.
-    fn opens_ns(&self, due_ns: u64) -> u64 {
+    /// When the gate may be opened next.
+    fn opens_ns(&self, now_ns: u64) -> u64 {
+        let due_ns = self.source.next_ns();
+        if due_ns == UNKNOWN_NS {
+            return now_ns.saturating_add(READER_NS);
+        }
         let next_slot_ns = self.slot.map_or(0, |slot| (slot + 1).saturating_mul(self.slot_ns));
         self.backlog.released_ns(due_ns).max(next_slot_ns)
     }
@@ -196,14 +278,15 @@ impl Open {
     /// Lets go of what is too late to be sent, as far as it is due before `end_ns`.
     fn miss(&mut self, end_ns: u64, now_ns: u64, missed: Missed<'_>) {
         let too_late_ns = now_ns.saturating_sub(MISSED_NS).min(end_ns);
-        if matches!(self.backlog, Backlog::Never) && self.stream.next_ns() < too_late_ns {
-            self.stream.drain(too_late_ns, MISSED_STEPS_MAX, missed);
+        self.source.pull();
+        if matches!(self.backlog, Backlog::Never) && self.source.next_ns() < too_late_ns {
+            self.source.drain(too_late_ns, MISSED_STEPS_MAX, missed);
         }
     }
 
     /// Takes what is due until `until_ns`, and may go at `now_ns`.
     fn take(&mut self, until_ns: u64, now_ns: u64, spares: &mut Spares) -> Option<Claim> {
-        let next_ns = self.stream.next_ns();
+        let next_ns = self.source.next_ns();
         self.backlog.note(next_ns, now_ns);
         let until_ns =
             until_ns.min(self.backlog.horizon_ns(now_ns)).min(self.end_ns.saturating_sub(1));
@@ -212,10 +295,17 @@ impl Open {
         if next_ns > until_ns || is_too_late {
             return None;
         }
-        let mut dues = spares.0.pop().unwrap_or_default();
-        let stage = self.stream.take(until_ns, self.batch_size, &mut dues);
-        let count = dues.len() as u64;
-        Some(Claim { count, stage, dues: Dues::Each(dues), free_ns: 0, claimed_ns: 0 })
+        let mut dues = spares.dues.pop().unwrap_or_default();
+        let (stage, recorded) = match &mut self.source {
+            Source::Planned(stream) => (stream.take(until_ns, self.batch_size, &mut dues), None),
+            Source::Recorded(feed) => {
+                let mut recorded = spares.recorded();
+                let stage = feed.take(until_ns, self.batch_size, &mut dues, &mut recorded);
+                (stage, Some(recorded))
+            }
+        };
+        let (count, dues) = (dues.len() as u64, Dues::Each(dues));
+        Some(Claim { count, stage, dues, recorded, free_ns: 0, claimed_ns: 0 })
     }
 }
 
@@ -247,9 +337,19 @@ impl Backlog {
     }
 }
 
-/// Lists of deadlines that are in no claim, to be used again.
+/// What is in no claim, to be used again.
 #[derive(Debug, Default)]
-struct Spares(Vec<Vec<u64>>);
+struct Spares {
+    dues: Vec<Vec<u64>>,
+    #[expect(clippy::vec_box, reason = "they go into claims, which are moved a lot")]
+    recorded: Vec<Box<Recorded>>,
+}
+
+impl Spares {
+    fn recorded(&mut self) -> Box<Recorded> {
+        self.recorded.pop().unwrap_or_default()
+    }
+}
 
 /// When the pacer has to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +398,7 @@ impl Dispatch {
                 late_until_ns: 0,
                 idle: VecDeque::with_capacity(workers),
                 seats,
-                spares: Spares(Vec::with_capacity(workers)),
+                spares: Spares { dues: Vec::with_capacity(workers), recorded: Vec::new() },
                 pacer: None,
             }),
         }
@@ -324,7 +424,7 @@ impl Dispatch {
         }
         state.note(now_ns);
         let claim = match (&mut state.supply, state.ended_ns) {
-            (Supply::Closed(_), Some(_)) => return Poll::Ready(None),
+            (Supply::Closed(_) | Supply::Unpaced(_), Some(_)) => return Poll::Ready(None),
             (Supply::Closed(closed), None) => {
                 return Poll::Ready(closed.take(worker, free_ns, now_ns));
             }
@@ -338,7 +438,10 @@ impl Dispatch {
                 open.look(now_ns);
                 open.take(open.gate_ns, now_ns, &mut state.spares)
             }
-            (Supply::Open(_), _) => None,
+            (Supply::Unpaced(unpaced), None) if !state.seats[worker].is_waiting => {
+                unpaced.take(now_ns, &mut state.spares)
+            }
+            (Supply::Open(_) | Supply::Unpaced(_), _) => None,
         };
         if let Some(claim) = claim {
             return Poll::Ready(Some(Claim { free_ns, claimed_ns: now_ns, ..claim }));
@@ -360,10 +463,12 @@ impl Dispatch {
 
     /// A claim that is settled: its memory serves the next one.
     pub(crate) fn give_back(&self, claim: Claim) {
+        let spares = &mut self.state.borrow_mut().spares;
         if let Dues::Each(mut dues) = claim.dues {
             dues.clear();
-            self.state.borrow_mut().spares.0.push(dues);
+            spares.dues.push(dues);
         }
+        spares.recorded.extend(claim.recorded.and_then(Recorded::emptied));
     }
 
     /// Gives what is due to idle workers. Says when to look again, `None` once the load is over, and
@@ -380,19 +485,28 @@ impl Dispatch {
         if state.ended_ns.is_some() {
             return Poll::Ready(None);
         }
-        let State { supply: Supply::Open(open), idle, seats, spares, pacer, .. } = state else {
-            return Poll::Ready(None);
+        let State { supply, idle, seats, spares, pacer, .. } = state;
+        let at_ns = match supply {
+            Supply::Closed(_) => return Poll::Ready(None),
+            Supply::Open(open) => {
+                open.miss(u64::MAX, now_ns, missed);
+                open.look(now_ns);
+                let gate_ns = open.gate_ns;
+                hand_out(idle, seats, |_| open.take(gate_ns, now_ns, spares));
+                open.opens_ns(now_ns).min(open.end_ns)
+            }
+            Supply::Unpaced(unpaced) => {
+                // Idle workers wait for the reader; what it brings was due when they came free.
+                hand_out(idle, seats, |free_ns| unpaced.take(free_ns, spares));
+                now_ns.saturating_add(READER_NS).min(unpaced.end_ns)
+            }
         };
-        open.miss(u64::MAX, now_ns, missed);
-        open.look(now_ns);
-        hand_out(open, idle, seats, spares, open.gate_ns, now_ns);
         if !pacer.as_ref().is_some_and(|pacer| pacer.will_wake(waker)) {
             *pacer = Some(waker.clone());
         }
         if idle.is_empty() {
             return Poll::Pending;
         }
-        let at_ns = open.opens_ns(open.stream.next_ns()).min(open.end_ns);
         Poll::Ready(Some(Look { at_ns, is_quiet: idle.len() == seats.len() }))
     }
 
@@ -418,16 +532,22 @@ impl Dispatch {
         let state = &mut *self.state.borrow_mut();
         let ended_ns = state.ended_ns.unwrap_or(u64::MAX);
         let Supply::Open(open) = &mut state.supply else { return None };
-        Some(open.stream.due_in(stage, at_ns.min(ended_ns.saturating_add(1)).min(open.end_ns)))
+        Some(open.source.due_in(stage, at_ns.min(ended_ns.saturating_add(1)).min(open.end_ns)))
     }
 
-    /// Tells the messages that were due before the load ended and that nobody took up; once.
-    pub(crate) fn drain_unclaimed(&self, missed: Missed<'_>) {
+    /// Tells the messages that were due before the load ended and that nobody took up, once each;
+    /// whether that was all of them. If not, some of a recording have still to be read.
+    #[must_use]
+    pub(crate) fn drain_unclaimed(&self, missed: Missed<'_>) -> bool {
         let state = &mut *self.state.borrow_mut();
         let ended_ns = state.ended_ns.expect("asked once the load is over");
-        if let Supply::Open(open) = &mut state.supply {
-            let end_ns = ended_ns.saturating_add(1).min(open.end_ns);
-            open.stream.drain(end_ns, UNCLAIMED_STEPS_MAX, missed);
+        let Supply::Open(open) = &mut state.supply else { return true };
+        let end_ns = ended_ns.saturating_add(1).min(open.end_ns);
+        open.source.pull();
+        open.source.drain(end_ns, UNCLAIMED_STEPS_MAX, missed);
+        match &open.source {
+            Source::Planned(_) => true,
+            Source::Recorded(feed) => feed.knows_until(end_ns),
         }
     }
 }
@@ -439,7 +559,8 @@ impl State {
             Supply::Closed(closed) => {
                 (now_ns >= closed.measured_from_ns && closed.is_exhausted(), closed.end_ns)
             }
-            Supply::Open(open) => (open.stream.next_ns() == u64::MAX, open.end_ns),
+            Supply::Open(open) => (open.source.next_ns() == u64::MAX, open.end_ns),
+            Supply::Unpaced(unpaced) => (unpaced.feed.next_ns() == u64::MAX, unpaced.end_ns),
         };
         if self.ended_ns.is_none() && (is_exhausted || now_ns >= end_ns) {
             self.late_until_ns = end_ns.saturating_add(LATE_NS);
@@ -452,7 +573,10 @@ impl State {
     fn end(&mut self, ended_ns: u64) {
         let State { supply, idle, seats, spares, .. } = self;
         if let Supply::Open(open) = supply {
-            hand_out(open, idle, seats, spares, ended_ns, ended_ns);
+            hand_out(idle, seats, |_| open.take(ended_ns, ended_ns, spares));
+            if let Source::Recorded(feed) = &open.source {
+                feed.end(ended_ns.saturating_add(1));
+            }
         }
         self.ended_ns = Some(ended_ns);
         self.idle.clear();
@@ -461,19 +585,16 @@ impl State {
     }
 }
 
-/// Gives idle workers what is due until `until_ns`, first come first served.
+/// Gives idle workers what `take` has for one that is free since then, first come first served.
 fn hand_out(
-    open: &mut Open,
     idle: &mut VecDeque<usize>,
     seats: &mut [Seat],
-    spares: &mut Spares,
-    until_ns: u64,
-    now_ns: u64,
+    mut take: impl FnMut(u64) -> Option<Claim>,
 ) {
     while let Some(&worker) = idle.front() {
-        let Some(claim) = open.take(until_ns, now_ns, spares) else { return };
-        idle.pop_front();
         let seat = &mut seats[worker];
+        let Some(claim) = take(seat.free_ns.unwrap_or_default()) else { return };
+        idle.pop_front();
         seat.is_waiting = false;
         seat.claim = Some(claim);
         if let Some(waker) = seat.waker.take() {
@@ -517,7 +638,8 @@ mod tests {
 
         fn of(schedule: Arc<Schedule>, batch_size: u64, workers: usize, catch_up: CatchUp) -> Rig {
             let stream = Stream::new(Arc::clone(&schedule), Part::new(0, 1), 1);
-            let open = Open::new(&schedule, stream, catch_up, SLOT_NS, batch_size);
+            let source = Source::Planned(stream);
+            let open = Open::new(&schedule, source, catch_up, SLOT_NS, batch_size);
             let dispatch = Dispatch::new(Supply::Open(Box::new(open)), workers);
             Rig { dispatch, stages: schedule.stages().len(), missed: Vec::new() }
         }
@@ -552,8 +674,8 @@ mod tests {
 
         fn unclaimed(&self) -> Vec<(usize, u64, u64)> {
             let mut unclaimed = Vec::new();
-            self.dispatch
-                .drain_unclaimed(&mut |stage, due_ns, n| unclaimed.push((stage, due_ns, n)));
+            let mut tell = |stage, due_ns, n| unclaimed.push((stage, due_ns, n));
+            assert!(self.dispatch.drain_unclaimed(&mut tell));
             unclaimed
         }
 

@@ -20,6 +20,7 @@ use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::validity::target::Listens;
 use crate::plan::payloads::Payloads;
 use crate::plan::schedule::{Part, Schedule};
+use crate::replay;
 use crate::shard::{News, Orders};
 use crate::target::Target;
 
@@ -37,6 +38,8 @@ pub(crate) struct Channels {
     /// Emptied histograms go back this way.
     pub(crate) blanks: async_channel::Sender<Latencies>,
     pub(crate) go: async_channel::Sender<Clock>,
+    /// Who reads the flows' recordings.
+    pub(crate) readers: Vec<replay::Handle>,
 }
 
 /// The stages under which the figures of a flow are filed.
@@ -89,7 +92,7 @@ pub(crate) fn orders(
     let (blanks, emptied) = async_channel::bounded(2 * lanes);
     let run_id = config.run_id.as_deref().expect("resolved");
     let mut orders = vec![Vec::new(); config.shards];
-    let mut listens = Vec::new();
+    let (mut listens, mut readers) = (Vec::new(), Vec::new());
     let (mut lane, mut shard) = (0, 0);
     for (index, (flow, parts)) in config.flows.iter().zip(counts).enumerate() {
         let schedule = Arc::new(flow.schedule(config.warmup_secs));
@@ -104,6 +107,8 @@ pub(crate) fn orders(
         let target = aim(flow)?;
         listens.extend(&target.listens);
         let payloads = Payloads::new(config.seed, run_id, flow.payload_bytes);
+        let (suppliers, handles) = replay::open(index, flow, &schedule, parts)?;
+        readers.extend(handles);
         for part in 0..parts {
             let first: Vec<u64> = first.iter().skip(part).step_by(parts).copied().collect();
             orders[shard].push(Orders {
@@ -124,6 +129,7 @@ pub(crate) fn orders(
                 connection_max: flow.connection_secs_max,
                 connection_messages_max: flow.connection_messages_max,
                 payloads: payloads.clone(),
+                recording: suppliers.get(part).cloned(),
                 seed: config.seed,
                 reply_timeout: flow.hit_timeout_ms.unwrap_or(config.reply_timeout_secs),
                 connect_timeout: config.connect_timeout_secs,
@@ -138,7 +144,7 @@ pub(crate) fn orders(
             shard = (shard + 1) % config.shards;
         }
     }
-    Ok(Channels { orders, listens, news: receiver, blanks, go })
+    Ok(Channels { orders, listens, news: receiver, blanks, go, readers })
 }
 
 /// The flow of each lane.

@@ -51,6 +51,7 @@ mod pace;
 pub mod plan;
 mod pool;
 mod referee;
+mod replay;
 mod shard;
 mod target;
 mod tls;
@@ -64,6 +65,7 @@ pub use measure::summary::{Summary, Verdict};
 pub use measure::{ledger, summary};
 pub use observer::{Manifest, Observer};
 pub use outcome::Outcome;
+pub use replay::report::Recording;
 
 /// A shard looks at its rings this often at least, so that a busy one keeps its time.
 const PREEMPT: Duration = Duration::from_millis(1);
@@ -123,7 +125,9 @@ fn run_against(
     nofile::raise();
 
     let halt = Stop::new();
-    let Channels { orders, listens, news, blanks, go } = lanes::orders(&config, &halt, aim)?;
+    let Channels { orders, listens, news, blanks, go, readers } =
+        lanes::orders(&config, &halt, aim)?;
+    replay::await_first(&readers, stop)?;
     let flows = lanes::flows(&orders);
     let plan = shards::Plan {
         name: "loadgen",
@@ -155,7 +159,8 @@ fn run_against(
     }
     coordinator.follow(&news, stop, observer, &manifest);
     let reports: Vec<Report> = shards.into_iter().flat_map(Shard::join).collect();
-    Ok(outcome::sum_up(&config, coordinator, reports, manifest))
+    let recordings = replay::finish(readers);
+    Ok(outcome::sum_up(&config, coordinator, reports, recordings, manifest))
 }
 
 /// What [`run`] would make of `config` on this machine; a run id is drawn only there.

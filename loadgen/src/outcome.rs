@@ -20,6 +20,7 @@ use crate::measure::slo::{SloResult, SloState};
 use crate::measure::summary::{Figures, Span, Summary, Verdict};
 use crate::observer::Manifest;
 use crate::referee::End;
+use crate::replay::report::Recording;
 use crate::shard::Report;
 
 /// What a run leaves behind.
@@ -40,6 +41,7 @@ pub(crate) fn sum_up(
     config: &Config,
     coordinator: Coordinator<'_>,
     reports: Vec<Report>,
+    mut recordings: Vec<Recording>,
     mut manifest: Manifest,
 ) -> Outcome {
     let Coordinator { halt, series, unreachable, referee, aborted, .. } = coordinator;
@@ -67,6 +69,7 @@ pub(crate) fn sum_up(
     let (totals, rows) = series.finish(load_ended_ns);
     let figures = Figures::new(&totals, Span { load_ended_ns, is_cut_short: halt.is_requested() });
     let load = figures.load;
+    recordings.iter_mut().for_each(|recording| recording.compare(&figures));
     let end = End { totals: &totals, rows: &rows, figures: &figures, load_ended_ns, seen };
     let (slos, validity) = referee.finish(config, &manifest.environment, &end);
     let is_any = |state| slos.iter().any(|slo: &SloResult| slo.state == state);
@@ -106,6 +109,7 @@ pub(crate) fn sum_up(
     });
     let mut summary = Summary::new(manifest, verdict, figures, resources, rows);
     (summary.slos, summary.validity) = (slos, Some(validity));
+    summary.recordings = recordings;
     summary.pacing = (!pacing.is_idle()).then_some(pacing);
     if verdict == Verdict::Invalid {
         summary.withhold();

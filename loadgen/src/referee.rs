@@ -261,7 +261,7 @@ fn evidence(config: &Config, end: &End<'_>, begun: Option<(Instant, Option<Clock
             .lag
             .causes
             .filter(|_| latency.lag.count > 0)
-            .map(|it| it.shard_busy.share),
+            .map(|it| it.shard_busy.share + it.reader.share),
         tick_ns: match config.pacing {
             Pacing::Thrifty => pace::slot_ns(config.pacing),
             // A sleep overshoots by more than its slot.

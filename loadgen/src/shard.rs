@@ -22,7 +22,7 @@ use runtime::stop::{Cause, Stop};
 
 use crate::clock::{Clock, nanos};
 use crate::config::{Connect, ThinkTime};
-use crate::dispatch::{Closed, Dispatch, Open, Supply};
+use crate::dispatch::{Closed, Dispatch, Open, Source, Supply, Unpaced};
 use crate::hammer::{BatchHammer, Kit};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::pacing::PacingReport;
@@ -39,6 +39,8 @@ use crate::plan::schedule::{Part, Schedule};
 use crate::plan::shape::{CatchUp, Pacing};
 use crate::pool::{Limits, Pool};
 use crate::referee::Seen;
+use crate::replay::Supplier;
+use crate::replay::feed::Feed;
 use crate::worker::{self, Rest, Shop, Watched};
 
 /// An executor's first sleep takes tens of milliseconds; it is behind us when the load begins.
@@ -47,6 +49,8 @@ const FIRST_SLEEP: Duration = Duration::from_millis(1);
 const WATCH_NS: u64 = 100_000_000;
 /// How often somebody counts what is in flight: 20 wakes a second are a thousandth of a core.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether the rest of a recording has been read.
+const UNREAD_PAUSE: Duration = Duration::from_millis(1);
 /// After a signal, outstanding replies are awaited this long at most.
 const INTERRUPTED_GRACE: Duration = Duration::from_secs(1);
 
@@ -76,6 +80,8 @@ pub(crate) struct Orders {
     /// 0 is no bound.
     pub(crate) connection_messages_max: u64,
     pub(crate) payloads: Payloads,
+    /// Messages that were recorded, instead of payloads.
+    pub(crate) recording: Option<Supplier>,
     pub(crate) seed: u64,
     pub(crate) reply_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -195,6 +201,7 @@ async fn lane<H: BatchHammer>(
     let look = look(&shop, &orders, &mut looks);
     all.or(pace(&shop, orders.pacing, is_alone, &pacing)).or(watch.keep()).or(look).await;
     let untold = watch.untold;
+    tell_unclaimed(&shop).await;
     let looked_ns = shop.clock.now_ns();
     let seen = Seen { ran: begun.and_then(Begun::end), looks, looked_ns };
 
@@ -206,7 +213,9 @@ async fn lane<H: BatchHammer>(
 
 fn open_shop<H: BatchHammer>(common: H::Lane, orders: &Orders, clock: Clock) -> Shop<H> {
     let schedule = &orders.schedule;
-    let supply = if schedule.is_closed() {
+    let supply = if let Some(supplier) = orders.recording.clone() {
+        recorded_supply(orders, supplier, clock)
+    } else if schedule.is_closed() {
         let (first, rest) = (orders.first.clone(), orders.rest.clone());
         Supply::Closed(Closed::new(schedule, first, rest, orders.batch_size))
     } else {
@@ -214,8 +223,8 @@ fn open_shop<H: BatchHammer>(common: H::Lane, orders: &Orders, clock: Clock) -> 
         let seed = orders.seed.wrapping_add((orders.flow as u64) << 32);
         let stream = Stream::new(Arc::clone(schedule), orders.part, seed);
         let slot_ns = pace::slot_ns(orders.pacing);
-        let batch_size = orders.batch_size;
-        Supply::Open(Box::new(Open::new(schedule, stream, orders.catch_up, slot_ns, batch_size)))
+        let (source, batch_size) = (Source::Planned(stream), orders.batch_size);
+        Supply::Open(Box::new(Open::new(schedule, source, orders.catch_up, slot_ns, batch_size)))
     };
     let seed = orders.seed.wrapping_add(orders.lane as u64);
     let limits = Limits {
@@ -239,6 +248,20 @@ fn open_shop<H: BatchHammer>(common: H::Lane, orders: &Orders, clock: Clock) -> 
         nap: Nap::default(),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
     }
+}
+
+/// A recording by its deadlines, or as fast as the workers are.
+fn recorded_supply(orders: &Orders, supplier: Supplier, clock: Clock) -> Supply {
+    let Orders { schedule, batch_size, .. } = orders;
+    let measured_stage = schedule.stages().iter().position(|stage| stage.is_measured);
+    let measured_stage = measured_stage.expect("something is measured");
+    let feed = Feed::new(supplier, clock, schedule.measured_from_ns(), measured_stage);
+    if schedule.is_closed() {
+        let end_ns = schedule.end_ns();
+        return Supply::Unpaced(Box::new(Unpaced::new(feed, measured_stage, *batch_size, end_ns)));
+    }
+    let (source, slot_ns) = (Source::Recorded(feed), pace::slot_ns(orders.pacing));
+    Supply::Open(Box::new(Open::new(schedule, source, orders.catch_up, slot_ns, *batch_size)))
 }
 
 /// Looks at the messages in flight, at random moments [`LOOK`] apart on the mean. Never ends.
@@ -360,6 +383,16 @@ impl<'a, H: BatchHammer> Watch<'a, H> {
     }
 }
 
+/// Tells what was due and nobody took up, also what of a recording was not even read by then: the
+/// reader goes through the rest, and nobody hurries.
+async fn tell_unclaimed<H: BatchHammer>(shop: &Shop<H>) {
+    let now_ns = shop.clock.now_ns();
+    let ended_ns = shop.dispatch.ended_ns(now_ns).expect("workers end with the load");
+    while !shop.dispatch.drain_unclaimed(&mut shop.missed(ended_ns)) {
+        sleep(UNREAD_PAUSE).await;
+    }
+}
+
 fn close_second<H: BatchHammer>(shop: &Shop<H>, stages: &[Stage], at_ns: u64) -> ShardSecond {
     let recorder = &mut *shop.recorder.borrow_mut();
     let interval = recorder.close_interval();
@@ -380,7 +413,6 @@ fn finish<H: BatchHammer>(
 ) -> (Report, ShardSecond) {
     let end_ns = shop.clock.now_ns();
     let load_ended_ns = shop.dispatch.ended_ns(end_ns).expect("workers end with the load");
-    shop.dispatch.drain_unclaimed(&mut shop.missed(load_ended_ns));
     let Shop { pool, recorder, .. } = shop;
     let mut recorder = recorder.into_inner();
     let mut interval = recorder.close_interval();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use proto::Level;
 use proto::hello::{Durability, Replies};
 use runtime::units;
 
@@ -17,6 +18,7 @@ use super::flow::{Connect, ThinkTime};
 use super::http::{Body, Header, Token, method};
 use super::sockets::{Source, switch};
 use crate::measure::slo::Slo;
+use crate::plan::replay::{Edge, Format, Speed};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
 /// Load generator for NDJSON log ingestion: sends, measures from the due time, loses nothing from
@@ -145,6 +147,56 @@ pub struct Args {
     #[arg(long, env = "PAYLOAD_BYTES", value_name = "PAYLOAD_BYTES", default_value = "0",
           value_parser = units::bytes_usize)]
     pub payload_bytes: usize,
+
+    /// Messages from a recording, with the gaps between them: NDJSON with a timestamp, an access log
+    /// of Apache or nginx, plain or gzip, or a folder of segments
+    #[arg(long, env = "REPLAY", value_name = "PATH",
+          conflicts_with_all = ["stages", "burst", "wave"])]
+    pub replay: Option<PathBuf>,
+
+    /// How fast a recording is replayed: 2x, 0.5x, or max (as fast as the replies come)
+    #[arg(
+        long,
+        visible_alias = "speed",
+        env = "REPLAY_SPEED",
+        value_name = "SPEED",
+        default_value = "1x"
+    )]
+    pub replay_speed: Speed,
+
+    /// How often a recording is replayed; 0, or the flag without a number = until a bound ends it
+    #[arg(long, visible_alias = "loop", env = "REPLAY_LOOPS", value_name = "LOOPS",
+          default_value = "1", num_args = 0..=1, default_missing_value = "0",
+          value_parser = units::count)]
+    pub replay_loops: u64,
+
+    /// Replay only what was recorded from then on: 2026-11-21T03:53:57Z, 2026-11-21, 1795233237, or
+    /// +10m behind the first line
+    #[arg(long, visible_alias = "from", env = "REPLAY_FROM", value_name = "TIME")]
+    pub replay_from: Option<Edge>,
+
+    /// Replay only what was recorded before then
+    #[arg(long, visible_alias = "to", env = "REPLAY_TO", value_name = "TIME")]
+    pub replay_to: Option<Edge>,
+
+    /// Replay only lines of this level and above
+    #[arg(long, visible_alias = "level", env = "REPLAY_LEVEL", value_name = "LEVEL",
+          value_parser = level)]
+    pub replay_level: Option<Level>,
+
+    /// What a recording is: ndjson, common, combined [default: told by its first lines]
+    #[arg(long, env = "REPLAY_FORMAT", value_name = "FORMAT")]
+    pub replay_format: Option<Format>,
+
+    /// Where the time of a recorded NDJSON line stands [default: whichever of timestamp, @timestamp,
+    /// time, ts, datetime, eventTime, date, t is a time in most of the first lines]
+    #[arg(
+        long,
+        visible_alias = "timestamp-field",
+        env = "REPLAY_TIMESTAMP_FIELD",
+        value_name = "FIELD"
+    )]
+    pub replay_timestamp_field: Option<String>,
 
     /// Threads, each pinned to a cpu; 0 = as many as cpus and CONCURRENCY allow
     #[arg(long, env = "SHARDS", value_name = "SHARDS", default_value = "0",
@@ -343,6 +395,10 @@ pub(super) fn replies(text: &str) -> Result<Replies, String> {
         Ok(replies) => Ok(replies),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    text.parse::<Level>().map_err(|error| error.to_string())
 }
 
 fn durability(text: &str) -> Result<Durability, String> {

@@ -18,6 +18,7 @@ use super::http::{Http, Token};
 use super::serial::{maybe_millis, maybe_word, seconds, word};
 use super::sockets::Sockets;
 use crate::error::Error;
+use crate::plan::replay::{Replay, Speed};
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
 use crate::tls::{self, Identity, Tls};
@@ -100,6 +101,9 @@ pub struct Flow {
     pub compress: bool,
     /// Bytes of messages in a datagram.
     pub udp_datagram_bytes: usize,
+    /// Messages come from a recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
 }
 
 impl Default for Flow {
@@ -133,6 +137,7 @@ impl Default for Flow {
             auth_token: None,
             compress: false,
             udp_datagram_bytes: UDP_DATAGRAM_BYTES,
+            replay: None,
         }
     }
 }
@@ -190,6 +195,7 @@ impl Flow {
             auth_token: args.auth_token.clone(),
             compress: args.compress,
             udp_datagram_bytes: args.udp_datagram_bytes,
+            replay: replay(args)?,
         };
         flow.shaped(args)
     }
@@ -197,6 +203,16 @@ impl Flow {
     /// The flow with its shape.
     fn shaped(self, args: &Args) -> Result<Vec<Flow>, Error> {
         let rate = args.target_rps;
+        if let Some(replay) = &self.replay {
+            if rate > 0 {
+                return Err(Error::Usage(format!(
+                    "TARGET_RPS {rate} beside REPLAY, which has times of its own (REPLAY_SPEED)"
+                )));
+            }
+            let is_closed = replay.speed == Speed::Max;
+            let shape = if is_closed { Shape::Closed } else { Shape::Recorded };
+            return Ok(vec![Flow { shape, ..self }]);
+        }
         let shape = match (&args.stages, args.burst, args.wave) {
             (Some(stages), _, _) => Shape::Stages(stages.clone()),
             (None, Some(burst), _) => Shape::Burst(burst),
@@ -252,7 +268,23 @@ impl Flow {
     /// [`Error::Usage`] names the value and the knob.
     pub(super) fn check(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::Usage(text));
-        if self.total_logs == 0 && self.duration_secs.is_zero() {
+        let is_endless = self.total_logs == 0 && self.duration_secs.is_zero();
+        if let Some(replay) = &self.replay {
+            if is_endless && replay.loops == 0 {
+                return wrong("REPLAY_LOOPS without a number, and neither TOTAL_LOGS nor DURATION_SECS: the run would not end".into());
+            }
+            if (replay.speed == Speed::Max) != (self.shape == Shape::Closed) {
+                return wrong(format!("shape {} beside REPLAY_SPEED {}", self.shape, replay.speed));
+            }
+            if self.arrivals != Arrivals::Even {
+                return wrong(format!(
+                    "ARRIVALS {} beside REPLAY, which has times of its own",
+                    self.arrivals
+                ));
+            }
+        } else if self.shape == Shape::Recorded {
+            return wrong("shape recorded without REPLAY".into());
+        } else if is_endless {
             return wrong("TOTAL_LOGS and DURATION_SECS are both 0: the run would not end".into());
         }
         if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
@@ -400,6 +432,14 @@ impl Flow {
         }
     }
 
+    /// An access log is sent as the requests that it recorded, not as its lines.
+    pub(crate) fn wants_requests(&self) -> bool {
+        match self.scheme {
+            Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Null => false,
+            Scheme::Http | Scheme::Https => true,
+        }
+    }
+
     /// What to ask the server for; `None` when its defaults do, so that any NDJSON server works.
     pub fn hello(&self, token: Option<String>) -> Option<Hello> {
         let replies = (self.replies != Replies::Each).then_some(self.replies);
@@ -445,11 +485,43 @@ impl Flow {
     }
 }
 
-/// Total and duration; 0 is no bound. A bound that is given alone is the only one, and "no bound"
+/// The recording that is asked for.
+fn replay(args: &Args) -> Result<Option<Replay>, Error> {
+    let Some(path) = args.replay.clone() else {
+        let of_replay = [
+            (args.replay_speed != Speed::ORIGINAL, "REPLAY_SPEED"),
+            (args.replay_loops != 1, "REPLAY_LOOPS"),
+            (args.replay_from.is_some(), "REPLAY_FROM"),
+            (args.replay_to.is_some(), "REPLAY_TO"),
+            (args.replay_level.is_some(), "REPLAY_LEVEL"),
+            (args.replay_format.is_some(), "REPLAY_FORMAT"),
+            (args.replay_timestamp_field.is_some(), "REPLAY_TIMESTAMP_FIELD"),
+        ];
+        return match of_replay.iter().find(|(is_asked, _)| *is_asked) {
+            Some((_, knob)) => Err(Error::Usage(format!("{knob} without REPLAY says nothing"))),
+            None => Ok(None),
+        };
+    };
+    Ok(Some(Replay {
+        path,
+        format: args.replay_format,
+        timestamp_field: args.replay_timestamp_field.clone(),
+        speed: args.replay_speed,
+        loops: args.replay_loops,
+        from: args.replay_from,
+        to: args.replay_to,
+        level: args.replay_level,
+    }))
+}
+
+/// Total and duration; 0 is no bound. A recording ends by itself. A bound that is given alone is the only one, and "no bound"
 /// given alone leaves the other's default. A shape that goes by time has no default of a total, and
 /// stages end by themselves.
 fn bounds(args: &Args) -> (u64, Duration) {
     let Args { total_logs: total, duration_secs: duration, .. } = *args;
+    if args.replay.is_some() {
+        return (total.unwrap_or(0), duration.unwrap_or(Duration::ZERO));
+    }
     if let Some(stages) = &args.stages {
         let own = stages.lasts();
         let duration = duration.filter(|duration| !duration.is_zero());

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::recorder::{Answer, Cause, Causes, Recorder, StageRecorder};
 use crate::plan::payloads::Author;
+use crate::replay::feed::{Recorded, RecordedRequest};
 
 /// Who a connection is in its messages, and what became of them.
 #[derive(Debug)]
@@ -83,6 +84,8 @@ pub(crate) struct Claim {
     /// The stage in which all of them are due.
     pub(crate) stage: usize,
     pub(crate) dues: Dues,
+    /// Messages that bring their own bytes.
+    pub(crate) recorded: Option<Box<Recorded>>,
     /// Since when their worker was free.
     pub(crate) free_ns: u64,
     /// When it took them up.
@@ -180,6 +183,18 @@ impl<'a> Batch<'a> {
 
     /// Appends the next messages to `out`, as many as keep it within `bytes_max` (at least one).
     pub fn encode(&mut self, kit: &Kit, out: &mut Vec<u8>, bytes_max: usize) {
+        if let Some(recorded) = &self.claim.recorded {
+            let mut is_first = true;
+            while self.encoded < self.claim.count {
+                let line = recorded.line(self.encoded);
+                if !std::mem::take(&mut is_first) && out.len() + line.len() > bytes_max {
+                    break;
+                }
+                out.extend_from_slice(line);
+                self.encoded += 1;
+            }
+            return;
+        }
         let line_bytes_max = kit.payloads.line_bytes_max();
         out.reserve(bytes_max.max(out.len() + line_bytes_max) - out.len());
         let stamp = &mut *kit.stamp.borrow_mut();
@@ -210,6 +225,12 @@ impl<'a> Batch<'a> {
     /// The number of the next message to encode within the batch, from 0.
     pub fn index(&self) -> u64 {
         self.encoded
+    }
+
+    /// The request that the next message to encode was recorded as; `None` where it is a line.
+    #[expect(dead_code, reason = "for HTTP")]
+    pub(crate) fn recorded_request(&self) -> Option<RecordedRequest<'_>> {
+        self.claim.recorded.as_ref()?.request(self.encoded)
     }
 
     /// Messages not encoded yet.
@@ -526,30 +547,35 @@ impl StatusCode {
 /// Why the messages of one write are late.
 ///
 /// ```text
-/// due ── window full ── free ── shard busy ── claimed ── connecting ── begun ── shard busy, socket ── sent
+/// due ── reader ── read ── window full ── free ── shard busy ── claimed ── connecting ── begun ── shard busy, socket ── sent
 /// ```
 ///
 /// A message that becomes due later than one of these moments begins its way there. All but the
 /// deadlines are the same for all messages of the write.
 struct Lateness {
+    /// When it had been read from its recording; 0 without one.
+    ready_ns: u64,
     free_ns: u64,
     sent_ns: u64,
     connecting_ns: u64,
     socket_ns: u64,
     count: u64,
     lag: Cause,
+    reader: Cause,
     window_full: Cause,
 }
 
 impl Lateness {
     fn new(claim: &Claim, begun_ns: u64, blocked_ns: u64, sent_ns: u64) -> Lateness {
         Lateness {
+            ready_ns: claim.recorded.as_ref().map_or(0, |recorded| recorded.ready_ns),
             free_ns: claim.free_ns,
             sent_ns,
             connecting_ns: begun_ns.saturating_sub(claim.claimed_ns),
             socket_ns: blocked_ns.min(sent_ns.saturating_sub(begun_ns)),
             count: 0,
             lag: Cause::default(),
+            reader: Cause::default(),
             window_full: Cause::default(),
         }
     }
@@ -558,24 +584,21 @@ impl Lateness {
         let many = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(n), max_ns: ns };
         self.count += n;
         self.lag.add(many(self.sent_ns.saturating_sub(due_ns)));
-        self.window_full.add(many(self.free_ns.saturating_sub(due_ns)));
+        self.reader.add(many(self.ready_ns.saturating_sub(due_ns)));
+        self.window_full.add(many(self.free_ns.saturating_sub(due_ns.max(self.ready_ns))));
     }
 
     fn causes(&self) -> Causes {
         let all = |ns: u64| Cause { sum_ns: u128::from(ns) * u128::from(self.count), max_ns: ns };
         let (connecting, socket) = (all(self.connecting_ns), all(self.socket_ns));
         // What is left. The earliest deadline has the most of all.
-        let shard_busy = Cause {
-            sum_ns: self
-                .lag
-                .sum_ns
-                .saturating_sub(self.window_full.sum_ns + connecting.sum_ns + socket.sum_ns),
-            max_ns: self
-                .lag
-                .max_ns
-                .saturating_sub(self.window_full.max_ns + connecting.max_ns + socket.max_ns),
-        };
-        Causes { window_full: self.window_full, shard_busy, connecting, socket }
+        let Lateness { lag, reader, window_full, .. } = *self;
+        let [mut shard_busy, others @ ..] = [lag, reader, window_full, connecting, socket];
+        for other in others {
+            shard_busy.sum_ns = shard_busy.sum_ns.saturating_sub(other.sum_ns);
+            shard_busy.max_ns = shard_busy.max_ns.saturating_sub(other.max_ns);
+        }
+        Causes { reader, window_full, shard_busy, connecting, socket }
     }
 }
 
@@ -650,7 +673,8 @@ mod tests {
     }
 
     fn closed(count: u64) -> Claim {
-        Claim { count, stage: 0, dues: Dues::Same(0), free_ns: 0, claimed_ns: 0 }
+        let dues = Dues::Same(0);
+        Claim { count, stage: 0, dues, recorded: None, free_ns: 0, claimed_ns: 0 }
     }
 
     fn open(count: u64) -> Claim {
@@ -819,11 +843,12 @@ mod tests {
     #[test]
     fn lag_is_split_by_what_the_message_waited_for() {
         let dues = Dues::Each(vec![100, 400, 900]);
-        let claim = Claim { count: 3, stage: 0, dues, free_ns: 500, claimed_ns: 1_000 };
+        let claim = Claim { dues, free_ns: 500, claimed_ns: 1_000, ..closed(3) };
         // A connection at 3,000; the socket was full for 250 before the write at 5,000.
         let mut lateness = Lateness::new(&claim, 3_000, 250, 5_000);
         claim.runs(0..3, |due_ns, n| lateness.add(due_ns, n));
-        let Causes { window_full, shard_busy, connecting, socket } = lateness.causes();
+        let Causes { reader, window_full, shard_busy, connecting, socket } = lateness.causes();
+        assert_eq!(reader, Cause::default());
         assert_eq!((window_full.sum_ns, window_full.max_ns), (400 + 100, 400));
         assert_eq!((connecting.sum_ns, connecting.max_ns), (3 * 2_000, 2_000));
         assert_eq!((socket.sum_ns, socket.max_ns), (3 * 250, 250));

@@ -208,9 +208,11 @@ pub struct Tally {
     pub causes: Causes,
 }
 
-/// What lag is made of, for messages that were handed to the kernel. The four add up to `lag`.
+/// What lag is made of, for messages that were handed to the kernel. Together they are `lag`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Causes {
+    /// Due, and not read from its recording yet.
+    pub reader: Cause,
     /// Due, and every worker had a batch unanswered.
     pub window_full: Cause,
     /// A worker was free: waiting for the shard to run, and making the bytes.
@@ -241,6 +243,7 @@ impl Cause {
 impl Causes {
     /// Adds more messages.
     pub fn add(&mut self, other: Causes) {
+        self.reader.add(other.reader);
         self.window_full.add(other.window_full);
         self.shard_busy.add(other.shard_busy);
         self.connecting.add(other.connecting);

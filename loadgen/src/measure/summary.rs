@@ -17,6 +17,7 @@ use super::resources::Resources;
 use super::slo::SloResult;
 use super::validity::Validity;
 use crate::observer::Manifest;
+use crate::replay::report::Recording;
 
 pub mod figures;
 pub mod latency;
@@ -123,6 +124,9 @@ pub struct Summary {
     /// What keeping to the schedule took; only at the end, and not in closed loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pacing: Option<PacingReport>,
+    /// What was replayed, and how it compares with what was recorded; only at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recordings: Vec<Recording>,
     /// Each second.
     pub series: Vec<Second>,
 }
@@ -161,6 +165,7 @@ impl Summary {
             validity: None,
             resources,
             pacing: None,
+            recordings: Vec::new(),
             series,
         }
     }

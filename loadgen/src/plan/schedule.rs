@@ -72,6 +72,8 @@ pub struct Schedule {
 enum Course {
     Constant(Constant),
     Ramps(Ramps),
+    /// Whoever reads the recording knows.
+    Recorded,
 }
 
 impl Course {
@@ -82,12 +84,13 @@ impl Course {
             Shape::Stages(stages) => Course::Ramps(stages::ramps(stages)),
             Shape::Burst(burst) => Course::Ramps(burst::ramps(burst)),
             Shape::Wave(wave) => Course::Ramps(wave::ramps(wave)),
+            Shape::Recorded => Course::Recorded,
         })
     }
 
     fn lasts_ns(&self) -> Option<u64> {
         match self {
-            Course::Constant(_) => None,
+            Course::Constant(_) | Course::Recorded => None,
             Course::Ramps(ramps) => ramps.lasts_ns(),
         }
     }
@@ -96,6 +99,7 @@ impl Course {
         match self {
             Course::Constant(constant) => constant.due_ns(n),
             Course::Ramps(ramps) => ramps.due_ns(n),
+            Course::Recorded => u64::MAX,
         }
     }
 
@@ -103,6 +107,7 @@ impl Course {
         match self {
             Course::Constant(constant) => constant.due_at(position),
             Course::Ramps(ramps) => ramps.due_at(position),
+            Course::Recorded => u64::MAX,
         }
     }
 
@@ -110,6 +115,7 @@ impl Course {
         match self {
             Course::Constant(constant) => constant.due_before(end_ns),
             Course::Ramps(ramps) => ramps.due_before(end_ns),
+            Course::Recorded => 0,
         }
     }
 }
@@ -118,7 +124,7 @@ impl Course {
 /// opens with a pause that is part of it, as a burst without a base does.
 pub fn opening_per_s(shape: &Shape) -> Option<u64> {
     match shape {
-        Shape::Closed => None,
+        Shape::Closed | Shape::Recorded => None,
         Shape::Constant(constant) => Some(constant.rate_per_s),
         Shape::Stages(stages) => Some(stages::opening_per_s(stages)),
         Shape::Burst(Burst { base_per_s, .. }) => (*base_per_s > 0).then_some(*base_per_s),
@@ -211,9 +217,15 @@ impl Schedule {
     }
 
     /// Messages that will be offered behind the warm-up; with Poisson arrivals and no total, on
-    /// average; `None` in closed loop.
+    /// average; `None` in closed loop, and of a recording, which only its reader counts.
     pub fn messages(&self) -> Option<u64> {
-        self.course.as_ref().map(|_| self.count)
+        let is_counted = |course: &&Course| !matches!(course, Course::Recorded);
+        self.course.as_ref().filter(is_counted).map(|_| self.count)
+    }
+
+    /// When a message is due, a recording says.
+    pub fn is_recorded(&self) -> bool {
+        matches!(self.course, Some(Course::Recorded))
     }
 
     /// Messages of the warm-up; with Poisson arrivals, on average.
@@ -302,6 +314,11 @@ impl Part {
     /// The global number of this part's message `k`.
     pub fn number(self, k: u64) -> u64 {
         k.saturating_mul(self.shards).saturating_add(self.shard)
+    }
+
+    /// Whether message `n` belongs to this part.
+    pub fn has(self, n: u64) -> bool {
+        n % self.shards == self.shard
     }
 
     /// How many of the messages 0..`end` belong to this part.

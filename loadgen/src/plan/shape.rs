@@ -49,6 +49,8 @@ pub enum Shape {
     Burst(Burst),
     /// Up and down like a sine.
     Wave(Wave),
+    /// As a recording was; its speed stands beside it.
+    Recorded,
 }
 
 impl Shape {
@@ -64,14 +66,18 @@ impl Shape {
     pub fn lasts(&self) -> Option<Duration> {
         match self {
             Shape::Stages(stages) => Some(stages.lasts()),
-            Shape::Closed | Shape::Constant(_) | Shape::Burst(_) | Shape::Wave(_) => None,
+            Shape::Closed
+            | Shape::Constant(_)
+            | Shape::Burst(_)
+            | Shape::Wave(_)
+            | Shape::Recorded => None,
         }
     }
 
-    /// The highest rate that it asks for, messages a second; `None` in closed loop.
+    /// The highest rate that it asks for, messages a second; `None` where nobody knows.
     pub fn peak_per_s(&self) -> Option<u64> {
         match self {
-            Shape::Closed => None,
+            Shape::Closed | Shape::Recorded => None,
             Shape::Constant(constant) => Some(constant.rate_per_s),
             Shape::Stages(stages) => stages.0.iter().map(|stage| stage.rate_per_s).max(),
             Shape::Burst(burst) => Some(burst.base_per_s + burst.rate_per_s),
@@ -412,13 +418,15 @@ impl FromStr for Shape {
         let (kind, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         Ok(match kind {
             "closed" if rest.is_empty() => Shape::Closed,
+            "recorded" if rest.is_empty() => Shape::Recorded,
             "constant" => Shape::Constant(rest.parse()?),
             "stages" => Shape::Stages(rest.parse()?),
             "burst" => Shape::Burst(rest.parse()?),
             "wave" => Shape::Wave(rest.parse()?),
             _ => {
                 return Err(format!(
-                    "\"{text}\" is not a shape: try closed, constant 10k, stages …, burst …, wave …"
+                    "\"{text}\" is not a shape: try closed, constant 10k, stages …, burst …, wave …, \
+                     recorded"
                 ));
             }
         })
@@ -429,6 +437,7 @@ impl Display for Shape {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Shape::Closed => f.write_str("closed"),
+            Shape::Recorded => f.write_str("recorded"),
             Shape::Constant(constant) => write!(f, "constant {constant}"),
             Shape::Stages(stages) => write!(f, "stages {stages}"),
             Shape::Burst(burst) => write!(f, "burst {burst}"),

@@ -14,6 +14,7 @@ mod load;
 mod metrics;
 mod output;
 mod queue;
+mod replay;
 mod screen;
 mod sealed;
 mod server;

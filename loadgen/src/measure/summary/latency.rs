@@ -82,6 +82,9 @@ impl LatencySummaries {
 /// What the messages that were sent waited for between due and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LagCauses {
+    /// The recording could not be read as fast as it is replayed; absent where there is none.
+    #[serde(default, skip_serializing_if = "LagCause::is_none")]
+    pub reader: LagCause,
     /// Every worker had a batch unanswered: CONCURRENCY bounds what is under way.
     pub window_full: LagCause,
     /// The generator itself: waiting for its turn, pacing, and making the bytes.
@@ -103,12 +106,18 @@ pub struct LagCause {
     pub share: f64,
 }
 
+impl LagCause {
+    fn is_none(&self) -> bool {
+        self.max_ns == 0
+    }
+}
+
 impl LagCauses {
     /// Of `count` messages.
     fn new(causes: &Causes, count: u64) -> LagCauses {
-        let Causes { window_full, shard_busy, connecting, socket } = causes;
-        let all_ns: u128 =
-            [window_full, shard_busy, connecting, socket].iter().map(|cause| cause.sum_ns).sum();
+        let Causes { reader, window_full, shard_busy, connecting, socket } = causes;
+        let all = [reader, window_full, shard_busy, connecting, socket];
+        let all_ns: u128 = all.iter().map(|cause| cause.sum_ns).sum();
         let part = |cause: &Cause| LagCause {
             mean_ns: u64::try_from(cause.sum_ns.checked_div(u128::from(count)).unwrap_or(0))
                 .expect("a mean is at most the largest"),
@@ -116,6 +125,7 @@ impl LagCauses {
             share: if all_ns == 0 { 0.0 } else { cause.sum_ns as f64 / all_ns as f64 },
         };
         LagCauses {
+            reader: part(reader),
             window_full: part(window_full),
             shard_busy: part(shard_busy),
             connecting: part(connecting),
@@ -124,8 +134,9 @@ impl LagCauses {
     }
 
     /// With their names.
-    pub(crate) fn named(&self) -> [(&'static str, LagCause); 4] {
+    pub(crate) fn named(&self) -> [(&'static str, LagCause); 5] {
         [
+            ("reader", self.reader),
             ("window full", self.window_full),
             ("shard busy", self.shard_busy),
             ("connecting", self.connecting),

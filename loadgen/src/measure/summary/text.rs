@@ -190,6 +190,7 @@ impl Summary {
             let ran = Duration::from_nanos(self.warmup_ns.saturating_add(self.duration_ns));
             writeln!(out, "  pacing     {}", pacing.told(ran))?;
         }
+        self.recordings.iter().try_for_each(|recording| recording.write_text(out))?;
         self.write_judgement(out)
     }
 }
@@ -385,6 +386,7 @@ mod tests {
         let cause = |sum_ns, max_ns| Cause { sum_ns, max_ns };
         sum.tally.causes = Causes {
             window_full: cause(780_000_000, 950_000),
+            reader: Cause::default(),
             shard_busy: cause(210_000_000, 40_000),
             connecting: cause(1_000_000, 3_000),
             socket: cause(9_000_000, 500),
@@ -417,6 +419,7 @@ mod tests {
             stages: Vec::new(),
             slos: Vec::new(),
             validity: None,
+            recordings: Vec::new(),
             pacing: None,
             resources: Resources { cpu_user_s: 0.25, cpu_system_s: 0.5, rss_peak_bytes: 30 << 20 },
             series: Vec::new(),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use loadgen::config::{Args, Config, Connect, Flow, Scheme};
+use loadgen::plan::replay::{Replay, Speed};
 use loadgen::plan::schedule::Schedule;
 use loadgen::plan::shape::{Arrivals, CatchUp, Pacing, Shape, Way};
 use loadgen::summary::{thousands, time as nanos_as_words};
@@ -66,10 +67,16 @@ fn load(rows: &mut Rows, config: &Config, flow: &Flow) {
         };
         rows.row("warm-up", format!("{}{rate}; not measured", time(warm_up)));
     }
+    if let Some(replay) = &flow.replay {
+        recording(rows, replay);
+    }
     match &flow.shape {
         Shape::Closed => {
             rows.row("load", "as fast as the replies come (closed loop)");
             return closed_end(rows, flow);
+        }
+        Shape::Recorded => {
+            rows.row("load", "as it was recorded");
         }
         Shape::Constant(constant) => {
             rows.row("load", format!("{}/s, {}", thousands(constant.rate_per_s), spread(flow)));
@@ -121,7 +128,10 @@ fn load(rows: &mut Rows, config: &Config, flow: &Flow) {
             );
         }
     }
-    open_end(rows, flow, &schedule);
+    match flow.shape {
+        Shape::Recorded => closed_end(rows, flow),
+        _ => open_end(rows, flow, &schedule),
+    }
     rows.row(
         "late ones",
         match flow.catch_up {
@@ -146,6 +156,29 @@ fn about(messages: u64, flow: &Flow) -> String {
     format!("{about}{}", thousands(messages))
 }
 
+/// What is replayed.
+fn recording(rows: &mut Rows, replay: &Replay) {
+    let loops = match replay.loops {
+        0 => ", over and over".to_owned(),
+        1 => String::new(),
+        loops => format!(", {loops} times"),
+    };
+    rows.row("replays", format!("{}{loops}", replay.path.display()));
+    rows.more(match replay.speed {
+        Speed::Max => "without its gaps (REPLAY_SPEED max)".to_owned(),
+        Speed::ORIGINAL => "with the gaps between its messages".to_owned(),
+        speed => format!("with the gaps between its messages, at {speed} (REPLAY_SPEED)"),
+    });
+    for (knob, edge) in [("from", replay.from), ("until before", replay.to)] {
+        if let Some(edge) = edge {
+            rows.more(format!("{knob} {edge}"));
+        }
+    }
+    if let Some(level) = replay.level {
+        rows.more(format!("only lines of level {level} and above"));
+    }
+}
+
 fn closed_end(rows: &mut Rows, flow: &Flow) {
     let total = (flow.total_logs > 0).then(|| format!("{} messages", thousands(flow.total_logs)));
     let duration = (!flow.duration_secs.is_zero()).then(|| time(flow.duration_secs));
@@ -156,6 +189,7 @@ fn closed_end(rows: &mut Rows, flow: &Flow) {
                 format!("{total} or {duration}, whichever is first (TOTAL_LOGS, DURATION_SECS)")
             }
             (Some(total), None) => format!("{total} (TOTAL_LOGS)"),
+            (None, None) => "the recording ends".to_owned(),
             (None, duration) => format!("{} (DURATION_SECS)", duration.unwrap_or_default()),
         },
     );
@@ -226,6 +260,10 @@ fn connections(rows: &mut Rows, flow: &Flow) {
 }
 
 fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
+    if flow.replay.is_some() {
+        rows.row("messages", "the lines of the recording, as they are");
+        return replies(rows, config, flow);
+    }
     let mut what = match flow.payload_bytes {
         0 => "log lines of some 190 bytes".to_owned(),
         bytes => format!("log lines of at least {} bytes", thousands(bytes as u64)),
@@ -235,6 +273,10 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
     }
     what.push_str(&format!("; SEED {} fixes them", config.seed));
     rows.row("messages", what);
+    replies(rows, config, flow);
+}
+
+fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
     if flow.scheme == Scheme::Udp {
         rows.row(
             "replies",

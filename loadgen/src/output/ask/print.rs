@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use loadgen::config::{Args, Config, Flow, Http, Sockets};
+use loadgen::plan::replay::Replay;
 use loadgen::plan::shape::{Shape, Time};
 use toml::{Table, Value};
 
@@ -87,6 +88,7 @@ fn flow(flow: &Flow) -> Table {
         auth_token: _,
         compress,
         udp_datagram_bytes,
+        replay,
     } = flow;
     put(&mut table, "name", name);
     put(&mut table, "target", flow.target());
@@ -95,6 +97,9 @@ fn flow(flow: &Flow) -> Table {
     put(&mut table, "concurrency", concurrency);
     put(&mut table, "batch_size", batch_size);
     match shape {
+        // What is replayed says its own speed.
+        Shape::Recorded => {}
+        Shape::Closed if replay.is_some() => {}
         Shape::Closed => put(&mut table, "target_rps", 0),
         Shape::Constant(constant) => put(&mut table, "target_rps", constant.rate_per_s),
         Shape::Stages(stages) => put(&mut table, "stages", stages),
@@ -132,6 +137,9 @@ fn flow(flow: &Flow) -> Table {
     }
     table.insert("compress".to_owned(), Value::Boolean(*compress));
     put(&mut table, "udp_datagram_bytes", udp_datagram_bytes);
+    if let Some(replay) = replay {
+        put_replay(&mut table, replay);
+    }
     table
 }
 
@@ -161,6 +169,25 @@ fn connections(table: &mut Table, sockets: &Sockets) {
     for (key, bytes) in [("send_buffer", send_buffer), ("receive_buffer", receive_buffer)] {
         if let Some(bytes) = bytes {
             put(table, key, bytes);
+        }
+    }
+}
+
+fn put_replay(table: &mut Table, replay: &Replay) {
+    let Replay { path, format, timestamp_field, speed, loops, from, to, level } = replay;
+    put(table, "replay", path.display());
+    put(table, "replay_speed", speed);
+    put(table, "replay_loops", loops);
+    let more = [
+        ("replay_format", format.map(|it| it.to_string())),
+        ("replay_timestamp_field", timestamp_field.clone()),
+        ("replay_from", from.map(|it| it.to_string())),
+        ("replay_to", to.map(|it| it.to_string())),
+        ("replay_level", level.map(|it| it.to_string())),
+    ];
+    for (key, value) in more {
+        if let Some(value) = value {
+            put(table, key, value);
         }
     }
 }

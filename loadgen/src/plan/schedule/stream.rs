@@ -38,7 +38,8 @@ enum Source {
 impl Stream {
     /// The part of a shard; `seed` is of the Poisson arrivals, the same for all shards.
     pub(crate) fn new(schedule: Arc<Schedule>, part: Part, seed: u64) -> Stream {
-        assert!(!schedule.is_closed(), "a closed loop has no deadlines");
+        let has_deadlines = !schedule.is_closed() && !schedule.is_recorded();
+        assert!(has_deadlines, "those of a closed loop and of a recording are not computed");
         let source = match schedule.arrivals {
             Arrivals::Even => Source::Even { part, taken: 0 },
             Arrivals::Poisson => {
