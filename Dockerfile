@@ -79,6 +79,7 @@ RUN set -eu; mkdir -p /root-of-image/etc; cd /root-of-image; \
 FROM scratch AS base
 COPY --from=root /root-of-image/ /
 COPY --from=root --chown=10001:10001 /folders/ /
+COPY LICENSE-MIT LICENSE-APACHE /licenses/
 ENV PATH=/usr/local/bin HOME=/data
 USER 10001:10001
 WORKDIR /data
