@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs a command under caps: cpus by taskset, descriptors and locked memory by ulimit, and time and
 # memory by a cgroup of its own where one may be made (version 1 and 2 as root, else by systemd).
 #

@@ -48,6 +48,14 @@ engine_id() { docker compose ps --all --quiet engine; }
 status() { docker run --rm --network "container:$(engine_id)" "$helper" bash -c \
   'exec 3<>/dev/tcp/127.0.0.1/9100; printf "GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" >&3; cat <&3' \
   | sed '1,/^\r$/d'; }
+# shown COMMAND...: runs it, then shows what it said, without a build's progress; its exit code is in $last.
+last=0
+shown() {
+  last=0
+  "$@" >"$scratch/shown" 2>&1 || last=$?
+  grep -v '^#\|^$\| Container .*ing$\| Container .*ed$\| Container .*Healthy$\| Network \| Volume ' "$scratch/shown" \
+    | sed 's/^\x1b\[2K//; s/^/    /' | cut -c 1-200 || true
+}
 newest_report() { ls -td results/*/report.json | head -n 1; }
 helper=debian:bookworm-slim
 
@@ -104,15 +112,16 @@ docker run --rm --cap-drop ALL --security-opt no-new-privileges "${profile[@]}" 
 sed 's/^/    /' "$scratch/unshare"
 same "exit code of unshare, which stays refused" 1 $code
 if [ "$(id -u)" = 0 ]; then
-  deploy/make-seccomp.sh --check | sed 's/^/    /' || true
-  same "deploy/seccomp.json against this engine's default" 0 "${PIPESTATUS[0]}"
+  shown deploy/make-seccomp.sh --check
+  same "deploy/seccomp.json against this engine's default" 0 $last
 else
   echo "  (not root: the profile is not compared with this engine's default)"
 fi
 
 step "make run"
 began=$(now)
-make run 2>&1 | grep -v '^#' | sed 's/^/    /'
+shown make run
+same "exit code" 0 $last
 echo "  up and healthy after $(since "$began") s"
 id=$(engine_id)
 same "health" healthy "$(docker inspect --format '{{.State.Health.Status}}' "$id")"
@@ -120,11 +129,12 @@ same "root is read-only" true "$(docker inspect --format '{{.HostConfig.Readonly
 same "privileged" false "$(docker inspect --format '{{.HostConfig.Privileged}}' "$id")"
 same "published" 127.0.0.1:9000 "$(docker compose port engine 9000)"
 check "the published ports answer on loopback" docker run --rm --network host logboom-engine health
-docker compose exec -T engine logboom-engine doctor | sed 's/^/    /'
+shown docker compose exec -T engine logboom-engine doctor
 same "lines about direct I/O that is refused" 0 "$(docker compose logs engine 2>&1 | grep -ci 'buffered' || true)"
 
 step "make load"
-make load 2>&1 | sed 's/^/    /'
+shown make load
+same "exit code" 0 $last
 status >"$scratch/status"
 same "lines acknowledged" 1000 "$(jq .totals.ok "$scratch/status")"
 
@@ -159,7 +169,7 @@ done
 code=0
 wait "$background" || code=$?
 background=
-sed 's/^/    /' "$scratch/audit"
+shown cat "$scratch/audit"
 docker compose logs engine 2>&1 | grep -i 'recover\|quarantine\|cut' | cut -c 1-220 | sed 's/^/    /' || true
 audit() { jq ".tiers[0].verification.audit.$1" "$scratch/audit.json"; }
 above "lines acknowledged" 10000 "$(audit acknowledged)"
@@ -172,24 +182,24 @@ check "fsck finds no damage" docker compose exec -T engine logboom-engine fsck /
 step "make stop, of an idle engine"
 sleep 2
 began=$(now)
-make stop 2>&1 | cut -c 1-160 | sed 's/^/    /'
+shown make stop
 at_most "seconds" 5 "$(since "$began")"
+check "the totals are shown" grep -q '"totals"' "$scratch/shown"
 
 step "TLS"
-docker compose --profile tls run --rm certs 2>&1 | sed 's/^/    /'
+shown docker compose --profile tls run --rm certs
 docker compose --profile tls up --detach --wait engine-tls >/dev/null 2>&1 || true
-docker compose --profile tls run --rm -T --no-deps loadgen --target tls://engine-tls:9000 -n 1000 -c 5 2>&1 \
-  | tail -n 3 | sed 's/^/    /'
-same "exit code of the generator" 0 "${PIPESTATUS[0]}"
+shown docker compose --profile tls run --rm -T --no-deps loadgen --target tls://engine-tls:9000 -n 1000 -c 5
+same "exit code of the generator" 0 $last
 docker compose --profile '*' down >/dev/null 2>&1
 
 step "make benchmark"
-make benchmark ARGS='--cooldown-secs 1' 2>&1 | sed 's/^/    /'
-same "exit code" 0 "${PIPESTATUS[0]}"
+shown make benchmark ARGS='--cooldown-secs 1'
+same "exit code" 0 $last
 
 step "make perf: one cpu and 512 MiB each, engine on cpu 0, generator on cpu 1"
-make perf ARGS='--cooldown-secs 1' 2>&1 | grep -v ' Container \| Network \| Volume ' | sed 's/^/    /'
-same "exit code" 0 "${PIPESTATUS[0]}"
+shown make perf ARGS='--cooldown-secs 1'
+same "exit code" 0 $last
 perf() { jq -c ".tiers[-1].resources.$1" "$(newest_report)"; }
 same "cpus of the engine" '[0]' "$(perf engine.caps.cpus)"
 same "cpus of the generator" '[1]' "$(perf generator.caps.cpus)"
@@ -198,8 +208,9 @@ same "memory that the engine may have" $((512 << 20)) "$(perf engine.caps.memory
 above "bytes of it in use" 0 "$(perf engine.caps.memory_peak_bytes)"
 
 step "make perf with half a cpu and 128 MiB for the engine"
-ENGINE_CPUS=0.5 ENGINE_MEMORY=128m MEMORY_BYTES_MAX=48MiB make perf ARGS='--tier peak --peak-secs 5' 2>&1 \
-  | grep '^peak\|^caps\|engine\|PASS\|generator' | grep -v Container | sed 's/^/    /'
+export ENGINE_CPUS=0.5 ENGINE_MEMORY=128m MEMORY_BYTES_MAX=48MiB
+shown make perf ARGS='--tier peak --peak-secs 5'
+unset ENGINE_CPUS ENGINE_MEMORY MEMORY_BYTES_MAX
 same "quota of the engine" 0.5 "$(perf engine.caps.cpu_quota)"
 above "periods in which it was throttled" 0 "$(perf engine.caps.throttled_periods)"
 at_most "cpu of the engine in percent" 55 "$(perf engine.cpu_mean_percent)"
@@ -215,9 +226,9 @@ if "$scratch/logboom-engine" --version >/dev/null 2>&1; then
   niceness=$(docker run --rm $helper awk '{ print $19 }' /proc/self/stat)
   echo "  round  container  native"
   for round in 1 2 3 4 5; do
-    docker compose run --rm -T bench --tier peak --peak-secs 5 --json - >"$scratch/in-$round" 2>/dev/null
+    docker compose run --rm -T bench --tier peak --peak-secs 5 --json - >"$scratch/in-$round" 2>/dev/null || true
     (cd "$scratch" && TMPDIR=${NATIVE_TMPDIR:-/var/tmp} nice -n "$niceness" ./logboom-bench --tier peak \
-      --peak-secs 5 --json - >"out-$round" 2>/dev/null)
+      --peak-secs 5 --json - >"out-$round" 2>/dev/null) || true
     printf '  %5d  %9.3f  %6.3f\n' $round "$(cost "$scratch/in-$round")" "$(cost "$scratch/out-$round")"
   done
   median() { for round in 1 2 3 4 5; do cost "$scratch/$1-$round"; done | sort -g | sed -n 3p; }
@@ -235,7 +246,7 @@ if [ "${1:-}" = --tests ]; then
 fi
 
 step "make clean"
-make clean 2>&1 | tail -n 6 | sed 's/^/    /'
+shown make clean
 same "containers left" 0 "$(docker ps --all --quiet --filter label=com.docker.compose.project=$COMPOSE_PROJECT_NAME | wc -l)"
 same "volumes left" 0 "$(docker volume ls --quiet --filter label=com.docker.compose.project=$COMPOSE_PROJECT_NAME | wc -l)"
 same "images left" 0 "$(docker image ls --quiet 'logboom-engine' | wc -l)"
