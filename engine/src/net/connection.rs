@@ -12,12 +12,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use glommio::net::TcpStream;
 use proto::code::Code;
 use proto::gzip::{Bounds, Origin, Step, Unpack};
 use proto::hello::{Durability, Hello, Replies as Mode, Welcome};
 use proto::limits::PROTOCOL_VERSION;
 use proto::lines::{Flow, Frame};
+use runtime::socket::Socket;
 use tracing::debug;
 
 use super::farewell::{self, End};
@@ -65,7 +65,7 @@ impl Seat {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, seat: Seat) {
+pub(crate) async fn run(shard: Rc<Shard>, stream: Socket, seat: Seat) {
     let Seat { entry, place } = seat;
     let _ = stream.set_nodelay(true);
     let transport = if shard.keys.is_none() {
@@ -88,7 +88,7 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, seat: Seat) {
 }
 
 /// The stream as the client and we agree to speak on it; `None` if we don't.
-async fn shake_hands(shard: &Rc<Shard>, stream: TcpStream, entry: &Entry) -> Option<Transport> {
+async fn shake_hands(shard: &Rc<Shard>, stream: Socket, entry: &Entry) -> Option<Transport> {
     let Some(keys) = &shard.keys else { return Some(Transport::Plain(stream)) };
     entry.awaits.set(Some((Awaited::Handshake, Instant::now())));
     let mut handshake = Box::pin(tls::handshake(keys, stream, &shard.read_buffer));

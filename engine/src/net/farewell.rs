@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use proto::code::Code;
 use proto::reply::Reply;
+use runtime::socket::Socket;
 
 use super::transport::{self, Transport};
 use crate::shard::Shard;
@@ -48,7 +48,7 @@ pub(super) async fn part(shard: &Shard, mut transport: Transport, end: End) {
 
 /// Tells a client why it is not served, and closes. Without TLS: a client that waits for a
 /// handshake learns it from the close.
-pub(super) async fn refuse(shard: &Shard, mut stream: TcpStream, code: Code, reason: &str) {
+pub(super) async fn refuse(shard: &Shard, mut stream: Socket, code: Code, reason: &str) {
     if !shard.settings.speaks_tls {
         let mut line = Vec::new();
         Reply::fatal(code, reason).write(&mut line);
@@ -63,7 +63,7 @@ async fn say_farewell(transport: &mut Transport) {
     or(async { drop(said.await) }, sleep(LINGER)).await;
 }
 
-async fn read_off(shard: &Shard, mut stream: TcpStream) {
+async fn read_off(shard: &Shard, mut stream: Socket) {
     let drained = poll_fn(|cx| {
         let mut buffer = shard.read_buffer.borrow_mut();
         loop {

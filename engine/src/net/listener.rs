@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use proto::code::Code;
-use runtime::descriptor;
-use socket2::{Domain, Protocol, Socket, Type};
+use runtime::socket::{Listener, Socket};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
 use super::{connection, farewell};
@@ -62,9 +61,12 @@ pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(Vec<OwnedF
     Ok((sockets, shared))
 }
 
-fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.cloexec(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     socket.bind(&address.into())?;
@@ -77,7 +79,7 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 /// An accepted connection on its way to the shard that serves it.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    socket: OwnedFd,
+    stream: TcpStream,
     guest: Guest,
 }
 
@@ -124,10 +126,8 @@ impl Balance {
     }
 
     /// Counts a connection from `peer`, unless that address has as many as it may.
-    fn welcome(&self, peer: impl FnOnce() -> Option<IpAddr>) -> Option<Guest> {
+    fn welcome(&self, ip: IpAddr) -> Option<Guest> {
         let Some(per_ip) = &self.per_ip else { return Some(Guest(None)) };
-        // The peer of a connection that is broken already is nobody's.
-        let Some(ip) = peer() else { return Some(Guest(None)) };
         // An IPv4 client is the same on a socket of both kinds.
         let ip = ip.to_canonical();
         let mut counts = per_ip.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,28 +192,34 @@ impl Balance {
 #[derive(Debug)]
 pub(crate) struct Entrance {
     /// The same socket as the accept task's; shutting it ends a waiting accept.
-    socket: Option<Socket>,
+    socket: Option<OwnedFd>,
 }
 
 impl Entrance {
     /// Accepts nothing more.
     pub(crate) fn shut(&self) {
         if let Some(socket) = &self.socket {
-            let _ = socket.shutdown(std::net::Shutdown::Both);
+            let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
         }
     }
 }
 
 /// Begins to accept on `listener`.
 pub(crate) fn open(shard: &Rc<Shard>, listener: OwnedFd, balance: &Arc<Balance>) -> Entrance {
-    let socket = listener.try_clone().ok().map(Socket::from);
+    let socket = listener.try_clone().ok();
     let accepting = accept(Rc::clone(shard), listener, Arc::clone(balance));
     glommio::spawn_local(shard.watched(Task::Listener, accepting)).detach();
     Entrance { socket }
 }
 
 async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
-    let listener = descriptor::tcp_listener(listener);
+    let listener = match Listener::from_fd(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(shard = shard.settings.shard, %error, "cannot accept connections");
+            return;
+        }
+    };
     let mut accepted = 0;
     while !shard.stopping.get() {
         // An accept that finds somebody waiting does not give up the thread.
@@ -223,7 +229,7 @@ async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
         }
         match listener.accept().await {
             Ok(_) if shard.stopping.get() => break,
-            Ok(stream) => admit(&shard, stream, &balance),
+            Ok((stream, peer)) => admit(&shard, stream, peer, &balance),
             Err(_) if shard.stopping.get() => break,
             Err(error) => {
                 shard.counters.add(Counter::AcceptErrors, 1);
@@ -234,9 +240,9 @@ async fn accept(shard: Rc<Shard>, listener: OwnedFd, balance: Arc<Balance>) {
     }
 }
 
-fn admit(shard: &Rc<Shard>, stream: TcpStream, balance: &Arc<Balance>) {
+fn admit(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, balance: &Arc<Balance>) {
     let here = shard.settings.shard;
-    let Some(guest) = balance.welcome(|| stream.peer_addr().ok().map(|peer| peer.ip())) else {
+    let Some(guest) = balance.welcome(peer.ip()) else {
         return refuse(shard, stream, "CONNECTIONS_PER_IP_MAX is reached");
     };
     match balance.place(here) {
@@ -256,19 +262,14 @@ fn hand_over(
     balance: &Arc<Balance>,
     there: usize,
 ) {
-    let stay = |guest| {
-        balance.move_count(there, shard.settings.shard);
-        guest
-    };
-    // The duplicate travels; dropping the original cancels the poll that glommio has armed on it.
-    let guest = match descriptor::dup(&stream) {
-        Ok(socket) => match balance.ways[there].try_send(Arrival { socket, guest }) {
-            Ok(()) => return shard.counters.add(Counter::ConnectionsHandedOver, 1),
-            Err(unsent) => stay(unsent.into_inner().guest),
-        },
-        Err(_) => stay(guest),
-    };
-    serve(shard, stream, guest, balance);
+    match balance.ways[there].try_send(Arrival { stream, guest }) {
+        Ok(()) => shard.counters.add(Counter::ConnectionsHandedOver, 1),
+        Err(unsent) => {
+            balance.move_count(there, shard.settings.shard);
+            let Arrival { stream, guest } = unsent.into_inner();
+            serve(shard, stream, guest, balance);
+        }
+    }
 }
 
 /// Serves what other shards accepted for this one.
@@ -277,21 +278,29 @@ pub(crate) async fn receive(
     handed_over: Receiver<Arrival>,
     balance: Arc<Balance>,
 ) {
-    while let Ok(Arrival { socket, guest }) = handed_over.recv().await {
-        serve(&shard, descriptor::tcp_stream(socket), guest, &balance);
+    while let Ok(Arrival { stream, guest }) = handed_over.recv().await {
+        serve(&shard, stream, guest, &balance);
     }
 }
 
 fn serve(shard: &Rc<Shard>, stream: TcpStream, guest: Guest, balance: &Arc<Balance>) {
+    let task = Task::Connection(stream.peer_addr().ok());
+    let socket = match Socket::from_stream(stream) {
+        Ok(socket) => socket,
+        Err(error) => {
+            warn!(shard = shard.settings.shard, %error, "cannot watch a connection");
+            balance.end(shard.settings.shard);
+            return balance.bid_farewell(&guest);
+        }
+    };
     let (shard, balance) = (Rc::clone(shard), Arc::clone(balance));
     // Entered before the task first runs, so that a stop does not overlook it.
     let seat = connection::Seat::take(&shard);
-    let task = Task::Connection(stream.peer_addr().ok());
     let watch = Rc::clone(&shard);
     let serving = async move {
         let here = shard.settings.shard;
         debug!(shard = here, %task, "a connection begins");
-        connection::run(shard, stream, seat).await;
+        connection::run(shard, socket, seat).await;
         debug!(shard = here, %task, "a connection ends");
         balance.end(here);
         balance.bid_farewell(&guest);
@@ -305,10 +314,11 @@ fn refuse(shard: &Rc<Shard>, stream: TcpStream, reason: &'static str) {
     if shard.refusals.get() >= REFUSALS_MAX {
         return;
     }
+    let Ok(socket) = Socket::from_stream(stream) else { return };
     shard.refusals.set(shard.refusals.get() + 1);
     let (watch, shard) = (shard, Rc::clone(shard));
     let refusing = async move {
-        farewell::refuse(&shard, stream, Code::TooManyConnections, reason).await;
+        farewell::refuse(&shard, socket, Code::TooManyConnections, reason).await;
         shard.refusals.set(shard.refusals.get() - 1);
     };
     glommio::spawn_local(watch.watched(Task::Refusal, refusing)).detach();
@@ -342,7 +352,7 @@ mod tests {
     #[test]
     fn an_address_has_a_bound_of_its_own() {
         let (balance, _ends) = Balance::new(2, 100, 2);
-        let from = |ip: &str| balance.welcome(|| Some(ip.parse().unwrap()));
+        let from = |ip: &str| balance.welcome(ip.parse().unwrap());
         let first = from("192.0.2.1").unwrap();
         let second = from("::ffff:192.0.2.1").unwrap();
         assert!(from("192.0.2.1").is_none(), "both spellings are one address");

@@ -17,7 +17,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use glommio::net::TcpStream;
+use runtime::socket::Socket;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -152,7 +152,7 @@ fn pem_reason(error: PemError, what: &str) -> String {
 /// The client does not speak TLS, not as we ask, or is gone.
 pub(crate) async fn handshake(
     keys: &Keys,
-    socket: TcpStream,
+    socket: Socket,
     buffer: &RefCell<Vec<u8>>,
 ) -> Result<Stream, Failed> {
     stream::accept(keys.current(), socket, buffer).await

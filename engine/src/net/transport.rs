@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
+use runtime::socket::Socket;
 
 use super::tls;
 
 /// See the module.
 pub(super) enum Transport {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Box<tls::Stream>),
 }
 
@@ -73,7 +73,7 @@ impl Transport {
     }
 
     /// The socket below.
-    pub(super) fn into_socket(self) -> TcpStream {
+    pub(super) fn into_socket(self) -> Socket {
         match self {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.into_socket(),
@@ -82,8 +82,6 @@ impl Transport {
 }
 
 /// Makes the close of `stream` a reset.
-pub(super) fn reset(stream: &TcpStream) {
-    if let Ok(fd) = runtime::descriptor::dup(stream) {
-        let _ = socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO));
-    }
+pub(super) fn reset(stream: &Socket) {
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

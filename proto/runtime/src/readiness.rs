@@ -25,6 +25,9 @@ use crate::descriptor;
 
 /// Sockets whose news is fetched in one call.
 const EVENTS_MAX: usize = 512;
+/// Calls in a row, if each has news, before the executor gets to look at its rings: files and timers
+/// wait for that, and while a task is ready it looks only when the preempt timer is over.
+const FETCHES_MAX: usize = 8;
 
 /// What is known of one socket.
 #[derive(Debug, Default)]
@@ -59,6 +62,11 @@ impl Side {
     /// The kernel said that it would block.
     pub(crate) fn exhausted(&self) {
         self.is_ready.set(false);
+    }
+
+    /// It is worth trying, whatever has been told so far.
+    pub(crate) fn assume_ready(&self) {
+        self.is_ready.set(true);
     }
 
     fn ready(&self) {
@@ -191,7 +199,10 @@ impl Drop for Registration {
 async fn watch(readiness: Rc<Readiness>) {
     let mut events = Vec::with_capacity(EVENTS_MAX);
     loop {
-        while readiness.fetch(&mut events) > 0 {
+        for _ in 0..FETCHES_MAX {
+            if readiness.fetch(&mut events) == 0 {
+                break;
+            }
             // Whom it concerns goes first; then there may be more.
             future::yield_now().await;
         }

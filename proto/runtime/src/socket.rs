@@ -5,8 +5,8 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -60,6 +60,26 @@ impl Socket {
         }
     }
 
+    /// Takes a connected socket, of which no other shard knows.
+    ///
+    /// # Errors
+    /// What `fcntl` and `epoll_ctl` say.
+    pub fn from_stream(stream: TcpStream) -> io::Result<Socket> {
+        stream.set_nonblocking(true)?;
+        let socket = Socket::new(stream)?;
+        // It is connected, and nothing has been written: there is room, before the kernel says so.
+        socket.registration.interest.writing.assume_ready();
+        Ok(socket)
+    }
+
+    /// Of the other end.
+    ///
+    /// # Errors
+    /// What `getpeername` says.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
     fn new(stream: TcpStream) -> io::Result<Socket> {
         let registration = Readiness::of_shard()?.register(&stream)?;
         Ok(Socket { registration, stream })
@@ -79,6 +99,46 @@ impl Socket {
     /// What `getsockname` says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
+    }
+}
+
+/// A listening socket of one shard.
+#[derive(Debug)]
+pub struct Listener {
+    registration: Registration,
+    listener: TcpListener,
+}
+
+impl Listener {
+    /// Takes a socket that listens.
+    ///
+    /// # Errors
+    /// What `fcntl` and `epoll_ctl` say.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Listener> {
+        let listener = TcpListener::from(fd);
+        listener.set_nonblocking(true)?;
+        let registration = Readiness::of_shard()?.register(&listener)?;
+        Ok(Listener { registration, listener })
+    }
+
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// What `accept4` says: EMFILE, mostly; EINVAL once the socket was shut down.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let reading = &self.registration.interest.reading;
+        poll_fn(|cx| {
+            while reading.is_ready() {
+                match self.listener.accept() {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => reading.exhausted(),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    end => return Poll::Ready(end),
+                }
+            }
+            reading.wait(cx.waker());
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -146,7 +206,6 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::thread;
 
     use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
+use runtime::socket::Socket;
 use rustls::ServerConfig;
 
 use super::session::Session;
@@ -28,7 +28,7 @@ const SESSION_BYTES: usize = 12 * 1024;
 
 /// See the module.
 pub(crate) struct Stream {
-    socket: TcpStream,
+    socket: Socket,
     session: Session,
     /// Plaintext that came along with the end of the handshake.
     early: Vec<u8>,
@@ -39,13 +39,13 @@ pub(crate) struct Failed {
     /// Why, for the log.
     pub reason: io::Error,
     /// With an alert sent, where the client is still there to read it.
-    pub socket: Option<TcpStream>,
+    pub socket: Option<Socket>,
 }
 
 /// Agrees with the client on a session.
 pub(super) async fn accept(
     config: Arc<ServerConfig>,
-    socket: TcpStream,
+    socket: Socket,
     buffer: &RefCell<Vec<u8>>,
 ) -> Result<Stream, Failed> {
     let session = match Session::new(config) {
@@ -163,7 +163,7 @@ impl Stream {
     }
 
     /// The socket below.
-    pub(crate) fn into_socket(self) -> TcpStream {
+    pub(crate) fn into_socket(self) -> Socket {
         self.socket
     }
 }
