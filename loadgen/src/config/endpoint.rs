@@ -123,10 +123,7 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     };
     if host.is_empty() || host.contains(['/', '@', '?', ' ']) {
         let form = if path.is_some() { "http://host:port/path" } else { "tcp://host:port" };
-        return Err(match host.contains('@') {
-            true => "a URL with a user: give it as HEADER or AUTH_TOKEN".to_owned(),
-            false => format!("\"{text}\" is not {form}"),
-        });
+        return Err(format!("\"{text}\" is not {form}"));
     }
     let port = port.map(|port| port.parse().map_err(|_| format!("\"{port}\" is not a port")));
     let port = port.transpose()?.or_else(|| scheme.and_then(Scheme::port));
@@ -138,6 +135,9 @@ fn split_path(rest: &str) -> Result<(&str, Option<String>), String> {
     let (rest, _) = rest.split_once('#').unwrap_or((rest, ""));
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(at);
+    if host.contains('@') {
+        return Err("a user in a URL is not sent: HEADER or AUTH_TOKEN is".to_owned());
+    }
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     super::http::path(&path)?;
     Ok((host, Some(path)))

@@ -7,6 +7,8 @@
 
 mod ask;
 mod connections;
+mod http;
+mod http_liar;
 mod judged;
 mod keys;
 mod liar;
@@ -25,3 +27,4 @@ mod tool;
 mod transport;
 mod trouble;
 mod truth;
+mod web;

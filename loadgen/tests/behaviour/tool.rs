@@ -42,6 +42,12 @@ impl Run {
         (bound(0).unwrap_or(0.0), bound(1).unwrap_or(f64::INFINITY))
     }
 
+    /// The run, whose identities hold.
+    pub(crate) fn checked(self) -> Run {
+        self.check();
+        self
+    }
+
     pub(crate) fn verdict(&self) -> &str {
         self.json["verdict"].as_str().unwrap()
     }
