@@ -283,7 +283,14 @@ async fn look<H: BatchHammer>(shop: &Shop<H>, orders: &Orders, looks: &mut Looks
     }
 }
 
-/// Looks every 100 ms at the second, the deadlines, the target and the coordinator.
+/// How often the watch looks where a reply may take `timeout`: late by a fifth at most, if that is
+/// not more often than every 10 ms.
+fn watch_ns(timeout: Duration) -> u64 {
+    let divides_second = [WATCH_NS, WATCH_NS / 2, WATCH_NS / 5];
+    divides_second.into_iter().find(|&ns| ns <= nanos(timeout) / 5).unwrap_or(WATCH_NS / 10)
+}
+
+/// Looks every 100 ms (more often where replies have less time) at the second, the deadlines, the target and the coordinator.
 struct Watch<'a, H: BatchHammer> {
     orders: &'a Orders,
     shop: &'a Shop<H>,
@@ -302,9 +309,10 @@ impl<'a, H: BatchHammer> Watch<'a, H> {
 
     /// Never ends.
     async fn keep(&mut self) {
+        let every_ns = watch_ns(self.orders.reply_timeout);
         loop {
             let now_ns = self.shop.clock.now_ns();
-            sleep(Duration::from_nanos(WATCH_NS - now_ns % WATCH_NS)).await;
+            sleep(Duration::from_nanos(every_ns - now_ns % every_ns)).await;
             let now_ns = self.shop.clock.now_ns();
             self.publish(now_ns);
             self.note_halt(now_ns);

@@ -266,7 +266,7 @@ fn pythons_server_logs_what_was_sent() {
         let Some(python) = Python::start(test, protocol) else { return };
         let mut total = 0;
         for (rest, sent, status) in
-            [("/ -n 150 -c 3", 150, 200), ("/none -n 50 -c 2 --max-error-rate 100%", 50, 404)]
+            [("/ -n 60 -c 3", 60, 200), ("/none -n 20 -c 2 --max-error-rate 100%", 20, 404)]
         {
             let run = http(python.port, rest);
             let ok = if status == 200 { sent } else { 0 };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use loadgen::config::{Args, Config, Connect, Flow, Scheme};
+use loadgen::config::{Args, Body, Config, Connect, Flow, Scheme};
 use loadgen::plan::replay::{Replay, Speed};
 use loadgen::plan::schedule::Schedule;
 use loadgen::plan::shape::{Arrivals, CatchUp, Pacing, Shape, Way};
@@ -202,9 +202,13 @@ fn open_end(rows: &mut Rows, flow: &Flow, schedule: &Schedule) {
 }
 
 fn workers(rows: &mut Rows, flow: &Flow) {
-    let Flow { concurrency, batch_size, .. } = *flow;
+    let (concurrency, batch_size) = (flow.concurrency, flow.batch_messages());
+    let is_http = flow.scheme.is_http();
     let batch = match batch_size {
+        1 if is_http && !flow.http.ndjson => "request".to_owned(),
         1 => "message".to_owned(),
+        size if flow.http.ndjson => format!("request of {} lines", thousands(size)),
+        size if is_http => format!("pipeline of {} requests", thousands(size)),
         size => format!("batch of {} messages", thousands(size)),
     };
     let each = match concurrency {
@@ -218,8 +222,9 @@ fn workers(rows: &mut Rows, flow: &Flow) {
     let in_flight = (concurrency as u64).saturating_mul(batch_size);
     let messages = if in_flight == 1 { "message" } else { "messages" };
     rows.more(format!(
-        "at most {} {messages} in flight (CONCURRENCY x BATCH_SIZE)",
-        thousands(in_flight)
+        "at most {} {messages} in flight (CONCURRENCY x {})",
+        thousands(in_flight),
+        if is_http && !flow.http.ndjson { "PIPELINE" } else { "BATCH_SIZE" },
     ));
     if let Some(peak) = flow.shape.peak_per_s() {
         let covered_ns = u128::from(in_flight) * 1_000_000_000 / u128::from(peak.max(1));
@@ -264,6 +269,15 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
         rows.row("messages", "the lines of the recording, as they are");
         return replies(rows, config, flow);
     }
+    if flow.scheme.is_http() && !flow.http.ndjson {
+        let body = match &flow.http.body {
+            None => "without a body".to_owned(),
+            Some(Body::Text(text)) => format!("{} bytes of body", thousands(text.len() as u64)),
+            Some(Body::File(path)) => format!("{} as body", path.display()),
+        };
+        rows.row("messages", format!("requests, {} {body}", flow.http.method()));
+        return replies(rows, config, flow);
+    }
     let mut what = match flow.payload_bytes {
         0 => "log lines of some 190 bytes".to_owned(),
         bytes => format!("log lines of at least {} bytes", thousands(bytes as u64)),
@@ -273,10 +287,22 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
     }
     what.push_str(&format!("; SEED {} fixes them", config.seed));
     rows.row("messages", what);
+    if flow.scheme.is_http() {
+        rows.more(format!("each batch is the body of one {}", flow.http.method()));
+    }
     replies(rows, config, flow);
 }
 
 fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
+    let timeout = match flow.hit_timeout_ms {
+        Some(timeout) => format!("{} (HIT_TIMEOUT_MS)", time(timeout)),
+        None => format!("{} (REPLY_TIMEOUT_SECS)", time(config.reply_timeout_secs)),
+    };
+    if flow.scheme.is_http() {
+        rows.row("replies", "2xx is ok, any other status an error; redirects are not followed");
+        rows.more(format!("a request fails when its response is not there after {timeout}"));
+        return;
+    }
     if flow.scheme == Scheme::Udp {
         rows.row(
             "replies",
@@ -291,11 +317,7 @@ fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
         Replies::Range => "one for a range of equal ones",
         _ => "one for each message",
     };
-    let timeout = time(config.reply_timeout_secs);
-    rows.row(
-        "replies",
-        format!("{each}; a batch fails when none comes for {timeout} (REPLY_TIMEOUT_SECS)"),
-    );
+    rows.row("replies", format!("{each}; a batch fails when none comes for {timeout}"));
     if let Some(durability) = flow.durability {
         rows.more(format!("ok has to mean {durability} (DURABILITY)"));
     }
