@@ -821,6 +821,27 @@ mod tests {
     }
 
     #[test]
+    fn a_response_settles_by_its_status_and_allocates_nothing() {
+        let mut rig = Rig::new();
+        let mut run = |statuses: [u16; 4]| {
+            let claim = closed(4);
+            let (_, mut batch) = rig.begin(&claim);
+            batch.own(4);
+            batch.before_write();
+            batch.wrote(4);
+            batch.after_read();
+            statuses.into_iter().for_each(|status| batch.replied(status, 1));
+            batch.close();
+        };
+        let statuses = [200, 404, 204, 599];
+        run(statuses);
+        assert_eq!(allocations::during(|| run(statuses)), 0);
+        let counts = rig.totals().0.tally.counts;
+        assert_eq!((counts.ok, counts.errors["http_404"], counts.errors["http_599"]), (4, 2, 2));
+        assert_eq!(counts.statuses, [(200, 2), (204, 2), (404, 2), (599, 2)].into());
+    }
+
+    #[test]
     fn a_withdrawn_batch_leaves_no_trace() {
         let mut rig = Rig::new();
         let claim = closed(10);

@@ -131,7 +131,7 @@ pub(crate) struct Http {
     lane: Rc<Lane>,
     /// `None` once it carries no further request.
     stream: Option<Stream>,
-    /// How much of the request at hand is written, where all are the same.
+    /// How much of the request at hand is written; 0 between two.
     cut: usize,
     /// What the socket did not take of the lines, from `pending_at` on.
     pending: Vec<u8>,
@@ -337,7 +337,7 @@ impl Http {
         if taken == bytes.len() {
             batch.wrote(batch.unwritten());
             self.pending.clear();
-            self.pending_at = 0;
+            (self.pending_at, self.cut) = (0, 0);
             return Poll::Ready(Ok(self.holds_back()));
         }
         if is_fresh {
@@ -349,6 +349,7 @@ impl Http {
             self.pending_at += taken;
         }
         batch.blocked();
+        self.cut += taken;
         if taken == 0 {
             return Poll::Pending;
         }
@@ -384,10 +385,9 @@ impl Http {
         has_more: bool,
         batch: &mut Batch<'_>,
     ) -> Result<(), Broken> {
-        let is_request_cut = self.cut > 0 || self.pending_at < self.pending.len();
         // A server may answer a request before it has all of it; the rest is not sent then.
         let is_early = batch.unanswered() == 0;
-        if is_early && !(is_request_cut && batch.unwritten() > 0) {
+        if is_early && self.cut == 0 {
             return Err(Broken::Mismatch);
         }
         let messages = match &self.lane.plan.content {

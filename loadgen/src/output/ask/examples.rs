@@ -48,6 +48,14 @@ const EXAMPLES: &[(&str, &str)] = &[
         "--target udp://localhost:9001 -r 1k -z 10s",
     ),
     (
+        "Requests to a web server: a message is a request, and anything but 2xx an error.",
+        "--target http://localhost:8080/search?q=x -r 1k -z 30s -c 64 --hit-timeout-ms 500",
+    ),
+    (
+        "Post log lines, 500 a request, with a bearer token from a file.",
+        "--target http://localhost:9200/_bulk --ndjson --batch-size 500 --auth-token-file token -z 30s",
+    ),
+    (
         "Everything kept in a folder: usable even if the run is killed.",
         "-r 10k -z 10m -c 50 --out results/first",
     ),
