@@ -29,9 +29,9 @@ fn every_request_is_in_nginx_log_with_its_status() {
     let Some(nginx) = Nginx::start(test, "", server) else { return };
     let mut total = 0;
     for (rest, sent, status) in [
-        ("/ -n 1500 -c 8", 1500, 200),
-        ("/none?a=b -n 300 -c 3", 300, 404),
-        ("/ -n 900 -c 3 --pipeline 10", 900, 200),
+        ("/ -n 600 -c 8", 600, 200),
+        ("/none?a=b -n 150 -c 3", 150, 404),
+        ("/ -n 450 -c 3 --pipeline 10", 450, 200),
         ("/ -n 100 -c 2 -r 500", 100, 200),
         ("/ -n 60 -c 2 -m HEAD", 60, 200),
         ("/moved -n 50 -c 2", 50, 302),
