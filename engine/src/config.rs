@@ -172,6 +172,9 @@ pub struct Config {
     /// The oldest closed segments go when all together are larger than this; 0 keeps all
     #[arg(long, env, default_value = "0", value_parser = units::bytes)]
     pub retain_bytes_max: u64,
+    /// Closed segments become zstd files, in the background: none, zstd
+    #[arg(long, env, default_value = "none", value_enum)]
+    pub segment_compression: Compression,
     /// Connections at a time; further ones are told too_many_connections
     #[arg(long, env, default_value = "20000", value_parser = units::count_usize)]
     pub connections_max: usize,
@@ -214,6 +217,15 @@ pub struct Config {
     /// Every knob as it was asked for, where it was read from a command line.
     #[arg(skip)]
     pub knobs: Vec<Knob>,
+}
+
+/// What becomes of closed segments (SEGMENT_COMPRESSION).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// They stay as they are.
+    None,
+    /// They are packed by zstd.
+    Zstd,
 }
 
 /// What happens when the batch is full.

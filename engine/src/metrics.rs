@@ -7,11 +7,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use runtime::exposition::{Families, Metrics, Page, Times, Unit};
 use runtime::process;
 
 use crate::counters::Counter;
+use crate::sink::file::pack::Packed;
 use crate::space::Space;
 use crate::status::{Limits, Status, connections};
 use crate::times::Timed;
@@ -165,6 +167,15 @@ impl Scrape {
         if let Some(free) = status.free_bytes() {
             let help = "Free on the file system of LOG_DIR.";
             page.gauge("logboom_engine_log_dir_free", help, Some(Unit::Bytes), free)?;
+        }
+        let Packed { segments, bytes_before, bytes_after } = &*status.packed;
+        for (name, help, unit, value) in [
+            ("packed_segments", "Closed segments that were packed.", None, segments),
+            ("packed_before", "Their size before.", Some(Unit::Bytes), bytes_before),
+            ("packed_after", "Their size afterwards.", Some(Unit::Bytes), bytes_after),
+        ] {
+            let name = format!("logboom_engine_{name}");
+            page.counter(&name, help, unit, value.load(Ordering::Relaxed))?;
         }
         let Limits { memory_bytes, connections, disk_free_bytes } = status.limits;
         let help = "With less free, messages get disk_full (DISK_FREE_BYTES_MIN).";

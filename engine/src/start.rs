@@ -12,7 +12,7 @@ use runtime::desk;
 use runtime::shards::{Plan, Shard};
 use runtime::stop::{Cause, Stop};
 
-use crate::config::Config;
+use crate::config::{Compression, Config};
 use crate::counters::Published;
 use crate::error::Error;
 use crate::net::admin::{self, Admin};
@@ -24,6 +24,7 @@ use crate::secrets::Token;
 use crate::shard::{self, Ended, Ties};
 use crate::sink::Sink;
 use crate::sink::disk::RealDisk;
+use crate::sink::file::pack::Packer;
 use crate::sink::file::{self, FileSink, LogDir};
 use crate::space::Space;
 use crate::status::Status;
@@ -109,6 +110,13 @@ pub fn start(config: &Config, stop: Stop) -> Result<Engine, Error> {
             .map_err(|source| Error::ReadyFile { path: path.clone(), source })?;
     }
     service::ready(format!("listening on {address}"), &status, &published, &stop)?;
+    if let Some(log_dir) = &log_dir
+        && config.segment_compression == Compression::Zstd
+    {
+        let (active, packed) = (active.clone(), Arc::clone(&status.packed));
+        let packer = Packer::new(&config.log_dir, &log_dir.plan(), active, packed);
+        housekeeping::begin_packing(packer, stop.clone())?;
+    }
     if config.enable_persistence && config.retain_bytes_max > 0 {
         let (log_dir, bytes_max) = (config.log_dir.clone(), config.retain_bytes_max);
         housekeeping::begin(log_dir, bytes_max, active, stop.clone())?;

@@ -17,6 +17,7 @@ use runtime::stop::Stop;
 
 use crate::config::{Config, Knob};
 use crate::counters::{Counter, Published, Snapshot};
+use crate::sink::file::pack::Packed;
 use crate::space::Space;
 use crate::times::Timed;
 
@@ -31,6 +32,8 @@ pub(crate) struct Status {
     pub log_dir: Option<PathBuf>,
     /// What the engine may use of the machine.
     pub limits: Limits,
+    /// What was packed of what is stored.
+    pub packed: Arc<Packed>,
     /// When this began.
     pub started_at: Timestamp,
     began: Instant,
@@ -77,6 +80,7 @@ impl Status {
                 connections: config.connections_max as u64,
                 disk_free_bytes: config.disk_free_bytes_min,
             },
+            packed: Arc::default(),
             started_at: Timestamp::now(),
             began: Instant::now(),
             knobs: config.knobs.clone(),
@@ -93,6 +97,7 @@ impl Status {
             durability: String::new(),
             log_dir: Some("/".into()),
             limits: Limits { memory_bytes: 0, connections: 0, disk_free_bytes: 0 },
+            packed: Arc::default(),
             started_at: Timestamp::UNIX_EPOCH,
             began: Instant::now(),
             knobs: Vec::new(),

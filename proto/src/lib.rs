@@ -3,7 +3,8 @@
 //! The files in the order of a message's life: `lines` cuts the stream, `gzip`
 //! unpacks members in between, `hello` is a connection's
 //! optional first line, `record` decodes a line, `level` is what filtering compares, `reply` and
-//! `code` are the answer, `segment` is how files are called, `limits` the numbers that both sides agree on. `PROTOCOL.md` beside this
+//! `code` are the answer, `limits` the numbers that both sides agree on; `segment` is how files are
+//! called, `packed` reads those that are packed. `PROTOCOL.md` beside this
 //! crate says the same in words, for those who write a client in another language.
 //!
 //! Invariant: nothing here knows a socket, a clock, a thread, a file or the environment, and no
@@ -16,6 +17,7 @@ mod json;
 pub mod level;
 pub mod limits;
 pub mod lines;
+pub mod packed;
 pub mod record;
 pub mod reply;
 pub mod segment;

@@ -1,7 +1,8 @@
 //! Reads the segments of a LOG_DIR into an audit, on as many threads as cpus are free.
 //!
-//! Owns where segments lie (`LOG_DIR/shard-*/*.ndjson`) and how they are read: in order of name,
-//! each by one thread, with the kernel told that we read forward once.
+//! Owns where segments lie (`LOG_DIR/shard-*/*.ndjson`, packed ones with `.zst` behind it) and how
+//! they are read: in order of name, each by one thread, with the kernel told that we read forward
+//! once. Invariant: where one is there plain and packed, the plain one is read, and only that.
 
 use std::fs::{self, File};
 use std::num::NonZero;
@@ -11,12 +12,13 @@ use std::time::Instant;
 use std::{io, thread};
 
 use loadgen::ledger::Ledger;
+use proto::packed;
 use rustix::fs::{Advice, fadvise};
 
 use super::{Audit, End, Tally};
 use crate::error::Error;
 
-/// The segments below `log_dir`, in the order of their names.
+/// The segments below `log_dir`, in the order of their names, by the plain ones' names.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -25,11 +27,15 @@ pub fn segments(log_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     for shard in list(log_dir)? {
         let name = shard.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("shard-") && shard.is_dir() {
-            let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "ndjson");
-            segments.extend(list(&shard)?.into_iter().filter(is_segment));
+            let plain = |path: PathBuf| {
+                let name = packed::plain_name(path.file_name()?.to_str()?);
+                name.ends_with(".ndjson").then(|| path.with_file_name(name))
+            };
+            segments.extend(list(&shard)?.into_iter().filter_map(plain));
         }
     }
     segments.sort();
+    segments.dedup();
     Ok(segments)
 }
 
@@ -76,8 +82,17 @@ pub fn audit_files(
 }
 
 fn read_file(tally: &mut Tally, path: &Path, end: End) -> io::Result<()> {
-    let file = File::open(path)?;
+    let (file, name) = match File::open(path) {
+        Ok(file) => (file, ""),
+        // A packed one comes before the plain one goes.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut packed = path.as_os_str().to_owned();
+            packed.push(packed::ENDING);
+            (File::open(packed)?, packed::ENDING)
+        }
+        Err(error) => return Err(error),
+    };
     // Doubles the kernel's read-ahead; a file system that refuses advice is read all the same.
     let _ = fadvise(&file, 0, None, Advice::Sequential);
-    tally.read(&file, end)
+    tally.read(packed::Content::of(name, &file)?, end)
 }

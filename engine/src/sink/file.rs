@@ -25,6 +25,7 @@
 
 pub mod fsck;
 mod log_dir;
+pub mod pack;
 mod recovery;
 pub mod retention;
 mod scribe;

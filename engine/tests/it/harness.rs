@@ -1,7 +1,7 @@
 //! Starts the real binary with a temporary LOG_DIR and a free port, and ends it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -196,7 +196,7 @@ impl Stopped {
 pub(crate) fn stored(folder: &Path) -> BTreeMap<String, usize> {
     let mut lines = BTreeMap::new();
     for segment in segments(&folder.join("logs")) {
-        for line in BufReader::new(std::fs::File::open(&segment).unwrap()).lines() {
+        for line in content(&segment).lines() {
             let line = line.unwrap_or_else(|error| panic!("{}: {error}", segment.display()));
             if !line.is_empty() {
                 *lines.entry(line).or_default() += 1;
@@ -206,6 +206,24 @@ pub(crate) fn stored(folder: &Path) -> BTreeMap<String, usize> {
     lines
 }
 
+/// The content of a segment, packed by now or not; `path` is the plain one's.
+pub(crate) fn content(path: &Path) -> Vec<u8> {
+    let mut packed = path.as_os_str().to_owned();
+    packed.push(proto::packed::ENDING);
+    let mut bytes = Vec::new();
+    match std::fs::read(path) {
+        Ok(plain) => bytes = plain,
+        // The packed one is there before the plain one goes.
+        Err(_) => {
+            let file = std::fs::File::open(packed).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            let mut content = proto::packed::Content::of(proto::packed::ENDING, file).unwrap();
+            content.read_to_end(&mut bytes).unwrap();
+        }
+    }
+    bytes
+}
+
+/// All segments by the plain ones' names, whether they are packed by now or not.
 pub(crate) fn segments(log_dir: &Path) -> Vec<PathBuf> {
     let mut segments = Vec::new();
     for shard in std::fs::read_dir(log_dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -214,11 +232,16 @@ pub(crate) fn segments(log_dir: &Path) -> Vec<PathBuf> {
                 std::fs::read_dir(shard)
                     .unwrap()
                     .map(|entry| entry.unwrap().path())
+                    .map(|path| {
+                        let name = path.file_name().unwrap().to_str().unwrap();
+                        path.with_file_name(proto::packed::plain_name(name))
+                    })
                     .filter(|path| path.extension().is_some_and(|ending| ending == "ndjson")),
             );
         }
     }
     segments.sort();
+    segments.dedup();
     segments
 }
 

@@ -7,7 +7,7 @@
 //! timing: the machine has a say in that).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use proto::reply::{OwnedReply, Status};
 
-use crate::harness::{Engine, PATIENCE, command, segments};
+use crate::harness::{Engine, PATIENCE, command, content, segments};
 
 /// In the ordinary suite, over the tests of this file.
-const KILLS: usize = 52;
-const TESTS: usize = 4;
+const KILLS: usize = 65;
+const TESTS: usize = 5;
 const CLIENTS: usize = 6;
 
 /// One line: which connection first sent it, and as its how-many-th.
@@ -176,11 +176,9 @@ impl Judge {
         }
         for path in all {
             let from = self.read_to.get(&path).copied().unwrap_or(0);
-            let mut file = std::fs::File::open(&path).unwrap();
-            assert!(file.metadata().unwrap().len() >= from, "{} has shrunk", path.display());
-            file.seek(SeekFrom::Start(from)).unwrap();
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).unwrap();
+            let all = content(&path);
+            assert!(all.len() as u64 >= from, "{} has shrunk", path.display());
+            let bytes = &all[usize::try_from(from).unwrap()..];
             let mut end = from;
             let mut at = from;
             for line in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -217,7 +215,10 @@ impl Judge {
 }
 
 /// Kills as often as its share is; `settings` are those of the n-th start.
-fn siege(name: &str, settings: impl Fn(usize) -> Vec<(&'static str, &'static str)>) {
+fn siege(
+    name: &str,
+    settings: impl Fn(usize) -> Vec<(&'static str, &'static str)>,
+) -> tempfile::TempDir {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let kills = number("LOGBOOM_KILLS").map_or(KILLS, |all| usize::try_from(all).unwrap());
     let kills = kills.div_ceil(TESTS);
@@ -287,6 +288,7 @@ fn siege(name: &str, settings: impl Fn(usize) -> Vec<(&'static str, &'static str
     assert_eq!(lost, 0, "LOGBOOM_SEED={seed}");
     judge.assert_nothing_is_there_too_often();
     assert!(judge.acknowledged.len() > 20 * kills, "that was no load");
+    stopped.folder
 }
 
 #[test]
@@ -314,6 +316,19 @@ fn no_kill_loses_an_acknowledged_line_of_small_commits() {
     siege("small commits", |_| {
         vec![("SHARDS", "1"), ("SEGMENT_BYTES_MAX", "256KiB"), ("COMMIT_BYTES_MAX", "300KiB")]
     });
+}
+
+#[test]
+fn no_kill_loses_an_acknowledged_line_while_segments_are_packed() {
+    let folder = siege("packed", |start| {
+        // Also what was packed before is read by an engine that packs no more.
+        let compression = if start % 4 == 3 { "none" } else { "zstd" };
+        let small = [("SHARDS", "2"), ("SEGMENT_BYTES_MAX", "64KiB")];
+        [&small[..], &[("SEGMENT_COMPRESSION", compression)]].concat()
+    });
+    let all = segments(&folder.path().join("logs"));
+    let packed = all.iter().filter(|path| !path.exists()).count();
+    assert!(packed > 10, "{packed} of {} segments are packed", all.len());
 }
 
 #[test]

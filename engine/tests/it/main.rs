@@ -14,6 +14,7 @@ mod hostile;
 mod kill;
 mod limits;
 mod logs;
+mod packing;
 mod pressure;
 mod protocol;
 mod secure;

@@ -12,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use proto::packed::{self, Content};
 use serde_json::json;
 
 use super::recovery::Lines;
@@ -36,7 +37,7 @@ pub struct Damage {
 pub struct Finding {
     /// The segment.
     pub path: PathBuf,
-    /// Its size, padding included.
+    /// The size of its content, padding included.
     pub bytes: u64,
     /// Lines, those in damaged ranges apart.
     pub lines: u64,
@@ -91,7 +92,15 @@ pub fn examine(log_dir: &Path) -> Result<Report, Unreadable> {
     for shard in segments::shards(log_dir).map_err(failed(log_dir))? {
         let directory = segments::shard_directory(log_dir, shard);
         for segment in segments::segments(&directory).map_err(failed(&directory))? {
-            match examine_segment(&segment) {
+            let finding = match examine_segment(&segment) {
+                // It may have been packed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !segment.is_packed => {
+                    let path = directory.join(segments::packed_name(segment.number));
+                    examine_segment(&Segment { path, is_packed: true, ..segment.clone() })
+                }
+                finding => finding,
+            };
+            match finding {
                 // Retention may have removed it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 finding => report.segments.push(finding.map_err(failed(&segment.path))?),
@@ -104,8 +113,10 @@ pub fn examine(log_dir: &Path) -> Result<Report, Unreadable> {
 fn examine_segment(segment: &Segment) -> io::Result<Finding> {
     // Before the bytes: what a record tells of was written before it.
     let side = Side::read(&segment.path, segment.number);
-    let mut file = File::open(&segment.path)?;
-    let bytes = file.metadata()?.len();
+    let (mut file, bytes) = match Source::open(segment)? {
+        Ok(opened) => opened,
+        Err(bytes) => return Ok(unpackable(segment, bytes)),
+    };
     let mut finding = Finding { path: segment.path.clone(), bytes, ..Finding::default() };
     let side = match side {
         Ok(Some(side)) => {
@@ -156,6 +167,78 @@ fn examine_segment(segment: &Segment) -> io::Result<Finding> {
     Ok(finding)
 }
 
+/// A packed segment that cannot be unpacked to its end; `bytes` long as far as that is known.
+fn unpackable(segment: &Segment, bytes: u64) -> Finding {
+    let damage = Damage { offset: 0, length: bytes.max(1), is_missing: true, bad_line: None };
+    Finding { path: segment.path.clone(), bytes, damaged: vec![damage], ..Finding::default() }
+}
+
+/// The content of a segment.
+enum Source {
+    Plain(File),
+    /// Unpacked on the way: going back means beginning anew.
+    Packed {
+        path: PathBuf,
+        content: Content<File>,
+        at: u64,
+    },
+}
+
+impl Source {
+    /// Opens a segment; gives it and the length of its content, or only that where it cannot be
+    /// unpacked to its end.
+    fn open(segment: &Segment) -> io::Result<Result<(Source, u64), u64>> {
+        let file = File::open(&segment.path)?;
+        if !segment.is_packed {
+            let bytes = file.metadata()?.len();
+            return Ok(Ok((Source::Plain(file), bytes)));
+        }
+        let mut read = 0;
+        let mut content = Content::of(packed::ENDING, file)?;
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match content.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(some) => read += some as u64,
+                Err(_) => return Ok(Err(read)),
+            }
+        }
+        let path = segment.path.clone();
+        let content = Content::of(packed::ENDING, File::open(&path)?)?;
+        Ok(Ok((Source::Packed { path, content, at: 0 }, read)))
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Source::Plain(file) => file.read(buf),
+            Source::Packed { content, at, .. } => {
+                let read = content.read(buf)?;
+                *at += read as u64;
+                Ok(read)
+            }
+        }
+    }
+}
+
+impl Seek for Source {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match (self, to) {
+            (Source::Plain(file), to) => file.seek(to),
+            (Source::Packed { path, content, at }, SeekFrom::Start(to)) => {
+                if to < *at {
+                    *content = Content::of(packed::ENDING, File::open(path)?)?;
+                    *at = 0;
+                }
+                *at += io::copy(&mut content.by_ref().take(to - *at), &mut io::sink())?;
+                Ok(*at)
+            }
+            (Source::Packed { .. }, _) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
 /// What bytes look like that no record proves.
 #[derive(Default)]
 struct Unproven {
@@ -165,7 +248,7 @@ struct Unproven {
 }
 
 impl Unproven {
-    fn take(&mut self, file: &mut File, range: Range<u64>) -> io::Result<()> {
+    fn take(&mut self, file: &mut Source, range: Range<u64>) -> io::Result<()> {
         if range.is_empty() {
             return Ok(());
         }
@@ -394,6 +477,43 @@ mod tests {
         assert_eq!(finding.side.as_deref(), Some("missing"));
         assert_eq!((finding.unverified, finding.lines), (bytes.len() as u64, 12));
         assert!(finding.damaged.is_empty());
+    }
+
+    #[test]
+    fn a_packed_segment_is_checked_like_the_plain_one() {
+        let root = memory_dir();
+        let (path, bytes) = segment(root.path());
+        let clean = examined(root.path());
+        let pack = |content: &[u8]| {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+            encoder.include_checksum(true).unwrap();
+            io::copy(&mut &*content, &mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        let packed = path.with_file_name(segments::packed_name(1));
+        fs::remove_file(&path).unwrap();
+        fs::write(&packed, pack(&bytes)).unwrap();
+        let finding = examined(root.path());
+        assert_eq!((finding.path.clone(), finding.verified), (packed.clone(), bytes.len() as u64));
+        assert_eq!(Finding { path, ..finding }, clean);
+        // What rotted before it was packed, and the ranges around it.
+        let mut rotten = bytes.clone();
+        rotten[5] ^= 1;
+        fs::write(&packed, pack(&rotten)).unwrap();
+        let finding = examined(root.path());
+        assert_eq!((finding.damaged.len(), finding.damaged[0].offset), (1, 0));
+        assert_eq!(finding.verified + finding.damaged[0].length, bytes.len() as u64);
+        // What rotted since.
+        let good = pack(&bytes);
+        for at in [12, good.len() / 2, good.len() - 2] {
+            let mut rotten = good.clone();
+            rotten[at] ^= 0x20;
+            fs::write(&packed, &rotten).unwrap();
+            let finding = examined(root.path());
+            assert!(!finding.damaged.is_empty() && finding.verified == 0, "{at}: {finding:?}");
+        }
+        fs::write(&packed, &good[..good.len() - 9]).unwrap();
+        assert!(!examined(root.path()).damaged.is_empty());
     }
 
     #[test]

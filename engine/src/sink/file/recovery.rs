@@ -89,12 +89,21 @@ pub(super) fn recover_shard(
         let path = path.display().to_string();
         move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
     };
+    // What was being packed is there still as it was.
+    let half = segments::half_packed(&directory).map_err(named(&directory))?;
+    for path in &half {
+        fs::remove_file(path).map_err(named(path))?;
+    }
     let found = segments::segments(&directory).map_err(named(&directory))?;
     let mut next = 1;
     // From the last one back to the first that has contents, also where all of it had to be cut.
     // An empty one in front of that is what a failed attempt left.
     for segment in found.iter().rev() {
-        if next > 1 && segment.bytes > 0 {
+        // It was whole and durable when it was packed.
+        if segment.is_packed {
+            next = next.max(segment.number + 1);
+        }
+        if segment.is_packed || (next > 1 && segment.bytes > 0) {
             continue;
         }
         let cut = Cut { log_dir, shard, number: segment.number, path: &segment.path };
@@ -114,7 +123,7 @@ pub(super) fn recover_shard(
             fs::remove_file(side).map_err(named(side))?;
         }
     }
-    if !found.is_empty() || !sides.is_empty() {
+    if !found.is_empty() || !sides.is_empty() || !half.is_empty() {
         sync_directory(&directory).map_err(named(&directory))?;
     }
     Ok(next)

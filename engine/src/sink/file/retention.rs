@@ -49,7 +49,10 @@ pub fn enforce(log_dir: &Path, bytes_max: u64, active: &[Arc<AtomicU64>]) -> Rem
             .min_by_key(|shard| shard.front().map(|segment| segment.modified));
         let Some(segment) = oldest.and_then(VecDeque::pop_front) else { break };
         let side = side::path_of(&segment.path);
-        match remove(&segment.path).and_then(|()| remove(&side)) {
+        // Where it is being packed just now, both are there.
+        let packed = segment.path.with_file_name(segments::packed_name(segment.number));
+        let all = [&segment.path, &packed, &side];
+        match all.into_iter().try_for_each(|path| remove(path)) {
             Ok(()) => {
                 bytes -= segment.bytes;
                 removed.segments += 1;

@@ -1,6 +1,8 @@
-//! What lies below LOG_DIR: `shard-00/000000000001.ndjson`.
+//! What lies below LOG_DIR: `shard-00/000000000001.ndjson`, and with `.zst` behind it once it is
+//! packed.
 //!
-//! Owns finding it; the names are `proto`'s. Invariant: what is not named exactly so is not ours,
+//! Owns finding it, and which of two counts; the names are `proto`'s. Invariant: what is not named
+//! exactly so is not ours,
 //! and nothing touches it.
 
 use std::fs;
@@ -8,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use proto::packed;
 pub use proto::segment::file_name;
 pub(super) use proto::segment::shard_name;
 use proto::segment::{number_of, shard_of};
@@ -23,11 +26,23 @@ pub struct Segment {
     pub bytes: u64,
     /// When it was written last.
     pub modified: SystemTime,
+    /// Its content is packed.
+    pub is_packed: bool,
 }
 
 /// The directory of a shard's segments.
 pub fn shard_directory(log_dir: &Path, shard: usize) -> PathBuf {
     log_dir.join(shard_name(shard))
+}
+
+/// The name of a packed segment in the directory of its shard.
+pub(super) fn packed_name(number: u64) -> String {
+    file_name(number) + packed::ENDING
+}
+
+/// The same of one that is being packed.
+pub(super) fn packing_name(number: u64) -> String {
+    packed_name(number) + ".tmp"
 }
 
 /// Every shard that has a directory below `log_dir`, in order, also those that run no longer.
@@ -44,7 +59,8 @@ pub fn shards(log_dir: &Path) -> io::Result<Vec<usize>> {
     Ok(shards)
 }
 
-/// The segments in a shard's directory, in the order of writing.
+/// The segments in a shard's directory, in the order of writing; where one is there plain and
+/// packed, the plain one.
 ///
 /// # Errors
 /// The directory or an entry of it cannot be read.
@@ -53,7 +69,9 @@ pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(number) = name.to_str().and_then(number_of) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        let Some(number) = number_of(packed::plain_name(name)) else { continue };
+        let is_packed = packed::is_packed(name);
         let metadata = match entry.metadata() {
             // Somebody may remove one meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -61,11 +79,32 @@ pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
         };
         if metadata.is_file() {
             let (bytes, modified) = (metadata.len(), metadata.modified()?);
-            segments.push(Segment { number, path: entry.path(), bytes, modified });
+            segments.push(Segment { number, path: entry.path(), bytes, modified, is_packed });
         }
     }
-    segments.sort_unstable_by_key(|segment| segment.number);
+    segments.sort_unstable_by_key(|segment| (segment.number, segment.is_packed));
+    segments.dedup_by_key(|segment| segment.number);
     Ok(segments)
+}
+
+/// What packing left in a shard's directory and nobody needs: what it did not end, and packed segments
+/// whose plain ones are still there.
+pub(super) fn half_packed(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let (name, is_half) = match name.strip_suffix(".tmp") {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let Some(plain) = name.strip_suffix(packed::ENDING) else { continue };
+        let is_ours = number_of(plain).is_some();
+        if is_ours && (is_half || directory.join(plain).exists()) {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// The side files in a shard's directory, and the number of the segment that each belongs to.

@@ -1,5 +1,6 @@
 //! The side file of a segment, `000000000001.crc` beside `000000000001.ndjson`: checksums by which
-//! bit rot is found. Derived: the segment is enough by itself, and nothing is lost with this.
+//! bit rot is found. Derived: the segment is enough by itself, and nothing is lost with this. Where the
+//! segment is packed, all offsets are those of its content, and the side file stays as it is.
 //!
 //! ```text
 //!  byte   0        8       12      16      20       28      32
@@ -16,7 +17,7 @@
 //! `synced` only after the sync; so a range without a record, or one that is not below `synced` and
 //! does not match, is unverified, and only a mismatch below `synced` is damage.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -93,7 +94,7 @@ fn finish(digest: &crc_fast::Digest) -> u32 {
 }
 
 /// Whether the bytes in `file` are those of the record.
-pub(super) fn matches(file: &mut File, entry: &Entry) -> io::Result<bool> {
+pub(super) fn matches(file: &mut (impl Read + Seek), entry: &Entry) -> io::Result<bool> {
     file.seek(SeekFrom::Start(entry.offset))?;
     let mut digest = digest();
     let mut rest = usize::try_from(entry.length).unwrap_or(usize::MAX);
@@ -120,7 +121,8 @@ fn check(number: u64, head: &[u8]) -> u32 {
 
 /// Where the side file of a segment lies.
 pub(super) fn path_of(segment: &Path) -> PathBuf {
-    segment.with_extension("crc")
+    let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    segment.with_file_name(proto::packed::plain_name(name)).with_extension("crc")
 }
 
 /// What a side file says.
