@@ -68,11 +68,17 @@ kill-test: ## kill -9 a native engine 1000 times under load, and look for every 
 	LOGBOOM_KILLS=$${LOGBOOM_KILLS:-1000} cargo test --release -p logboom-engine --test it \
 	  kill:: -- --nocapture --test-threads 1
 
-check: ## Formatting, lints and documentation, as CI has them (native)
+# A check whose tool is not there is told, like a test that is skipped.
+SKIPPED = echo "SKIPPED: make check: $(1) is not here" | tee -a "$${LOGBOOM_SKIPS:-/dev/null}"
+
+check: ## Formatting, lints, documentation, licences and spelling, as CI has them (native)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
 	  cargo doc --workspace --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny check licenses bans sources; \
+	else $(call SKIPPED,cargo-deny); fi
+	@if command -v typos >/dev/null 2>&1; then typos; else $(call SKIPPED,typos); fi
 
 help: ## Show this list
 	@echo "Targets, here via $(VIA) (VIA=docker or VIA=native decides otherwise):"

@@ -152,7 +152,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_librarys_own_parser_reads_it() {
+    fn the_parser_of_the_library_reads_it() {
         let first = line(None, 0, 1_000_000_000, &with(&[5_000_000, 7])).unwrap();
         let second = line(Some("lag"), 1_000_000_000, 1_500_000_000, &with(&[])).unwrap();
         let log = format!("#[BaseTime: 12.500 (seconds since epoch)]\n{first}{second}");
