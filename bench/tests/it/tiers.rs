@@ -33,7 +33,7 @@ fn the_audit_finds_every_line_in_segments_that_are_packed() {
         };
         entries.map(count).sum()
     }
-    let packed = count(ran.folder());
+    let packed = count(ran.bench.folder());
     assert!(packed > 1, "{packed} segments were packed before the audit");
 }
 
