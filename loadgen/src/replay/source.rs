@@ -1,4 +1,4 @@
-//! Where a recording lies: a file, plain or gzip, or a folder of the engine's segments.
+//! Where a recording lies: a file, plain, gzip or zstd, or a folder of the engine's segments.
 //!
 //! Owns which files there are and how they are opened. A *strand* is files that are read one after
 //! the other; the segments of one shard are one, and strands are merged by time.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::vec;
 
 use flate2::read::MultiGzDecoder;
+use proto::packed::{self, Content};
 use rustix::fs::{Advice, fadvise};
 
 use super::lines::{Lines, Step};
@@ -20,6 +21,7 @@ use crate::plan::replay::screen::{Bad, Layout, Read, SAMPLE_LINES, Screened};
 /// Compressed bytes asked of a file at once.
 const GZIP_READ_BYTES: usize = 64 * 1024;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Each has a file open and a buffer.
 const STRANDS_MAX: usize = 256;
 
@@ -79,26 +81,34 @@ fn segments_of_shard(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut numbered = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(proto::segment::number_of);
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| proto::segment::number_of(packed::plain_name(name)));
         if let Some(number) = number.filter(|_| entry.path().is_file()) {
             numbered.push((number, entry.path()));
         }
     }
     numbered.sort();
+    // Where one is there plain and packed, the plain one counts; its name is the first.
+    numbered.dedup_by_key(|&mut (number, _)| number);
     Ok(numbered.into_iter().map(|(_, path)| path).collect())
 }
 
 type Input = Box<dyn io::Read + Send>;
 
-/// A file, unpacked where it is gzip: told by its first bytes, not by its name.
+/// A file, unpacked where it is gzip or zstd: told by its first bytes, not by its name.
 fn open(path: &Path) -> io::Result<Input> {
     let mut file = File::open(path)?;
-    let mut magic = [0; 2];
-    let is_gzip = file.read_exact(&mut magic).is_ok() && magic == GZIP_MAGIC;
+    let mut magic = Vec::new();
+    file.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
     // Doubles the kernel's read-ahead; a file system that refuses advice is read all the same.
     let _ = fadvise(&file, 0, None, Advice::Sequential);
-    Ok(match is_gzip {
+    if magic == ZSTD_MAGIC {
+        return Ok(Box::new(Content::of(packed::ENDING, file)?));
+    }
+    Ok(match magic.starts_with(&GZIP_MAGIC) {
         true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(GZIP_READ_BYTES, file))),
         false => Box::new(file),
     })
@@ -297,9 +307,16 @@ mod tests {
         };
         // Padded with line ends, torn at its end, and of three shards of which one is empty.
         write(0, 1, [0, 3, 4].map(line).concat() + "\n\n\n");
+        // Packed by now; and one that is being packed, whose plain file counts.
+        let packed = |number: u64, text: String| {
+            let name = proto::segment::file_name(number) + packed::ENDING;
+            let bytes = zstd::encode_all(text.as_bytes(), 3).unwrap();
+            fs::write(folder.path().join("shard-03").join(name), bytes).unwrap();
+        };
         write(0, 2, [5, 9].map(line).concat() + "{\"timestamp\":17000");
         write(3, 10, [2, 8].map(line).concat());
-        write(3, 9, [1].map(line).concat());
+        packed(9, [1].map(line).concat());
+        packed(10, [2, 8].map(line).concat());
         write(7, 1, String::new());
         fs::write(folder.path().join("shard-00/000000000001.crc"), "no segment").unwrap();
         fs::write(folder.path().join("notes.ndjson"), "no segment").unwrap();
