@@ -21,7 +21,9 @@ use crate::measure::recorder::code;
 use crate::plan::payloads::{Payloads, Stamp};
 
 pub(crate) mod batch;
+mod exchange;
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod ndjson;
 pub(crate) mod null;
 pub(crate) mod one_by_one;

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use crate::config::{Flow, Scheme};
 use crate::error::Error;
 use crate::hammer::http::{self, Http};
+use crate::hammer::http2::{self, Http2};
 use crate::hammer::ndjson;
 use crate::hammer::null::Null;
 use crate::hammer::route::Route;
@@ -34,6 +35,10 @@ impl Target {
         let listens = listens(flow, &addresses);
         let route = Route::new(flow, addresses)?;
         if flow.scheme.is_http() {
+            if flow.http.http2 {
+                let plan = http2::Plan::new(flow, route, flow.tls()?)?;
+                return Ok(Target { starter: Starter::of::<Http2>(plan), listens });
+            }
             let plan = http::Plan::new(flow, route, flow.tls()?)?;
             return Ok(Target { starter: Starter::of::<Http>(plan), listens });
         }

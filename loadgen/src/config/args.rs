@@ -235,6 +235,17 @@ pub struct Args {
           default_missing_value = "true")]
     pub ndjson: bool,
 
+    /// Over HTTP, version 2: by ALPN with https://, by prior knowledge with http://
+    #[arg(long, env = "HTTP2", value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true")]
+    pub http2: bool,
+
+    /// Over HTTP/2, requests on their way on one connection; a server may allow fewer
+    #[arg(long, env = "STREAMS", value_name = "STREAMS", default_value = "1",
+          value_parser = units::count)]
+    pub streams: u64,
+
     /// How long a batch (over HTTP: a request) waits for its reply, in milliseconds, instead of
     /// REPLY_TIMEOUT_SECS; a flow may have its own
     #[arg(long, env = "HIT_TIMEOUT_MS", value_name = "HIT_TIMEOUT_MS",

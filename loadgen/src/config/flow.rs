@@ -187,6 +187,8 @@ impl Flow {
                 body: args.body.clone(),
                 pipeline: args.pipeline,
                 ndjson: args.ndjson,
+                http2: args.http2,
+                streams: args.streams,
             },
             ca_cert_path: args.ca_cert_path.clone(),
             client_cert_path: args.client_cert_path.clone(),
@@ -396,7 +398,7 @@ impl Flow {
     /// the lines of one.
     pub fn batch_messages(&self) -> u64 {
         if self.scheme.is_http() && !self.http.ndjson {
-            self.http.pipeline
+            self.http.pipeline.max(self.http.streams)
         } else {
             self.batch_size
         }
@@ -451,7 +453,11 @@ impl Flow {
     pub(crate) fn tls(&self) -> Result<Option<Tls>, Error> {
         let identity = self.client_cert_path.as_deref().zip(self.client_key_path.as_deref());
         let identity = identity.map(|(certificate, key)| Identity { certificate, key });
-        let alpn: &[&[u8]] = if self.scheme.is_http() { &[b"http/1.1"] } else { &[] };
+        let alpn: &[&[u8]] = match self.scheme.is_http() {
+            true if self.http.http2 => &[b"h2"],
+            true => &[b"http/1.1"],
+            false => &[],
+        };
         self.scheme
             .is_tls()
             .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity, alpn))

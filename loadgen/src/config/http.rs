@@ -34,6 +34,10 @@ pub struct Http {
     pub pipeline: u64,
     /// The bodies are log lines, a batch each.
     pub ndjson: bool,
+    /// Version 2 is spoken.
+    pub http2: bool,
+    /// Requests on their way on one connection of HTTP/2 at most.
+    pub streams: u64,
 }
 
 impl Default for Http {
@@ -45,6 +49,8 @@ impl Default for Http {
             body: None,
             pipeline: 1,
             ndjson: false,
+            http2: false,
+            streams: 1,
         }
     }
 }
@@ -64,6 +70,8 @@ impl Http {
             (self.body.is_some(), "BODY"),
             (self.pipeline != 1, "PIPELINE"),
             (self.ndjson, "NDJSON"),
+            (self.http2, "HTTP2"),
+            (self.streams != 1, "STREAMS"),
         ];
         asks.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, knob)| knob)
     }
@@ -104,6 +112,22 @@ impl Http {
                  request",
                 self.pipeline
             ));
+        }
+        if !(1..=PIPELINE_MAX).contains(&self.streams) {
+            return wrong(format!("STREAMS {} is not 1 to {PIPELINE_MAX}", self.streams));
+        }
+        if self.streams > 1 && !self.http2 {
+            return wrong(format!("STREAMS {} needs HTTP2; HTTP/1.1 has PIPELINE", self.streams));
+        }
+        if self.streams > 1 && self.ndjson {
+            return wrong(format!(
+                "STREAMS {} beside NDJSON: a connection has one request of BATCH_SIZE lines on its \
+                 way",
+                self.streams
+            ));
+        }
+        if self.pipeline > 1 && self.http2 {
+            return wrong(format!("PIPELINE {} beside HTTP2, which has STREAMS", self.pipeline));
         }
         if self.ndjson && self.body.is_some() {
             return wrong("BODY beside NDJSON, which makes bodies of log lines".into());

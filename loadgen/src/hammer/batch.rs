@@ -465,7 +465,6 @@ impl<'a> Batch<'a> {
     }
 
     /// The same for messages `first..first + n` of the batch, whatever becomes of those before them.
-    #[expect(dead_code, reason = "for HTTP/2")]
     pub(crate) fn replied_at(&mut self, first: u64, n: u64, status: u16) {
         self.recorder.borrow_mut().stage(self.claim.stage).status(status);
         match is_success(status) {

@@ -104,7 +104,7 @@ impl Plan {
 }
 
 /// Reads the body, if it is in a file.
-fn body(body: &Body) -> Result<Vec<u8>, Error> {
+pub(super) fn body(body: &Body) -> Result<Vec<u8>, Error> {
     let path = match body {
         Body::Text(text) => return Ok(text.clone().into_bytes()),
         Body::File(path) => path,

@@ -82,6 +82,25 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Why `protocol` cannot be spoken over TLS, unless both ends agreed on it (ALPN).
+    pub(super) fn lacks_protocol(&self, protocol: &[u8]) -> Option<String> {
+        let Stream::Tls(stream) = self else { return None };
+        let (_, session) = stream.get_ref();
+        let chosen = session.alpn_protocol();
+        if chosen == Some(protocol) {
+            return None;
+        }
+        let asked = protocol.escape_ascii();
+        Some(match chosen {
+            Some(other) => {
+                format!("ALPN: the target chooses {}, not {asked}", other.escape_ascii())
+            }
+            None => format!("ALPN: the target does not choose {asked}"),
+        })
+    }
+}
+
 /// What a failed handshake means for whoever reads it.
 fn why(error: &io::Error) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

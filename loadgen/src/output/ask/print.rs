@@ -144,7 +144,7 @@ fn flow(flow: &Flow) -> Table {
 }
 
 fn requests(table: &mut Table, http: &Http) {
-    let Http { path: _, method, headers, body, pipeline, ndjson } = http;
+    let Http { path: _, method, headers, body, pipeline, ndjson, http2, streams } = http;
     if let Some(method) = method {
         table.insert("method".to_owned(), Value::String(method.clone()));
     }
@@ -157,6 +157,8 @@ fn requests(table: &mut Table, http: &Http) {
     }
     put(table, "pipeline", pipeline);
     table.insert("ndjson".to_owned(), Value::Boolean(*ndjson));
+    table.insert("http2".to_owned(), Value::Boolean(*http2));
+    put(table, "streams", streams);
 }
 
 fn connections(table: &mut Table, sockets: &Sockets) {
@@ -243,6 +245,7 @@ mod tests {
             &["--target", "https://[::1]/a?b=c", "-m", "PUT", "-d", "@a b", "-H", "a: b: c"],
             &["--target", "http://a:8080", "-d", "77", "-H", "x: 1", "-H", "x: 2", "--pipeline=4"],
             &["--target", "http://a", "--ndjson", "--hit-timeout-ms", "250", "--batch-size", "7"],
+            &["--target", "https://a", "--http2", "--streams", "32"],
             &["--source-address", "127.0.0.2,127.0.1.0/24", "--tcp-nodelay=off"],
             &["--send-buffer", "64KiB", "--receive-buffer", "1MiB", "--source-address", "::1"],
         ] {
