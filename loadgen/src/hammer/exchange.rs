@@ -56,9 +56,11 @@ pub(super) enum Version {
 pub(super) struct Form {
     method: Method,
     /// `https://host:port`
+    #[expect(dead_code, reason = "for journeys")]
     origin: String,
     uri: Uri,
     headers: HeaderMap,
+    #[expect(dead_code, reason = "for journeys")]
     version: Version,
 }
 
@@ -214,6 +216,7 @@ impl Link {
         }
     }
 
+    #[expect(dead_code, reason = "for journeys")]
     /// Waits until another request can be sent.
     ///
     /// # Errors

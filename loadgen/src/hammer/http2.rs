@@ -29,6 +29,8 @@ use crate::config::Flow;
 use crate::error::Error;
 use crate::tls::Tls;
 
+/// Lines are made in steps of so many bytes.
+const WRITE_BYTES: usize = 64 * 1024;
 /// How often a request goes again that servers gave back.
 const GIVEN_BACK_MAX: u32 = 3;
 /// The code of one that they gave back once more.
@@ -174,7 +176,10 @@ impl Http2 {
             Content::Lines => {
                 let lines = &mut *kit.write.borrow_mut();
                 lines.clear();
-                batch.encode(kit, lines, usize::MAX);
+                while batch.unencoded() > 0 {
+                    let bytes_max = lines.len() + WRITE_BYTES;
+                    batch.encode(kit, lines, bytes_max);
+                }
                 Bytes::copy_from_slice(lines)
             }
         };

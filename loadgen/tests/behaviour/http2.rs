@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::h2_server::{Do, H2Server};
 use crate::keys::Keys;
 use crate::tool::{Run, run_unchecked};
-use crate::web::{Liar, Nginx};
+use crate::web::{Caught, Liar, Nginx};
 
 fn run(target: &str, more: &str) -> Run {
     run_unchecked(&format!("--target {target} --http2 --quiet {more}"))
@@ -123,7 +123,8 @@ fn a_target_that_does_not_speak_it_is_told_in_words() {
         caught.say("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     });
     let silent = Liar::start(|_| ());
-    for (port, words) in [(older.port, "answers in HTTP/1.1"), (silent.port, "closed the connection")]
+    for (port, words) in
+        [(older.port, "answers in HTTP/1.1"), (silent.port, "closed the connection")]
     {
         let flags = "-n 10 -c 1 --connect-timeout-secs 300ms";
         let run = run(&format!("http://127.0.0.1:{port}"), flags);
@@ -153,12 +154,26 @@ fn a_server_of_tls_that_chooses_another_version_is_told_in_words() {
     assert!(is_told, "{}", run.stderr);
 }
 
+/// Reads the preface and frames up to the first request's.
+fn await_request(caught: &mut Caught) -> Option<()> {
+    const HEADERS: u8 = 1;
+    caught.bytes(24)?;
+    loop {
+        let frame = caught.bytes(9)?;
+        let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+        caught.bytes(usize::try_from(length).unwrap())?;
+        if frame[3] == HEADERS {
+            return Some(());
+        }
+    }
+}
+
 #[test]
 fn frames_that_are_none_and_a_connection_that_is_cut_are_counted() {
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     // A frame of 16 MiB; a GOAWAY for a protocol error; an end in the middle.
     let huge = [0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1];
-    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     for (bytes, code) in [
         (huge.to_vec(), "mismatch"),
         (goaway.to_vec(), "h2_goaway_protocol_error"),
@@ -166,9 +181,8 @@ fn frames_that_are_none_and_a_connection_that_is_cut_are_counted() {
     ] {
         let server = Liar::start(move |caught| {
             caught.say(settings);
-            caught.bytes(24 + 9 + 30);
+            await_request(caught);
             caught.say(&bytes);
-            std::thread::sleep(Duration::from_millis(50));
         });
         let flags = "-n 3 -c 1 --connect-timeout-secs 300ms";
         let run = run(&format!("http://127.0.0.1:{}", server.port), flags);

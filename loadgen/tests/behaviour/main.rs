@@ -7,7 +7,9 @@
 
 mod ask;
 mod connections;
+mod h2_server;
 mod http;
+mod http2;
 mod http_liar;
 mod judged;
 mod keys;
