@@ -109,6 +109,21 @@ pub enum Wrong {
     Run(Error),
 }
 
+impl Wrong {
+    /// Tells a person what is wrong (or the help that was asked for) and ends the process, as
+    /// `logboom-loadgen` does.
+    #[expect(clippy::print_stderr, reason = "what `main` would do")]
+    pub fn exit(self) -> ! {
+        match self {
+            Wrong::Line(error) => error.exit(),
+            Wrong::Run(error) => {
+                eprintln!("error: {error}");
+                std::process::exit(error.exit_code().into())
+            }
+        }
+    }
+}
+
 impl From<clap::Error> for Wrong {
     fn from(error: clap::Error) -> Wrong {
         Wrong::Line(error)
@@ -146,7 +161,11 @@ pub fn read(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<(Args
         if let Some(share) = part.share {
             own.concurrency = share_of(args.concurrency, share);
         }
-        flows.extend(Flow::from_args(&part.name, &own)?);
+        let steps = &part.steps;
+        flows.extend(Flow::from_args(&part.name, &own)?.into_iter().map(|flow| {
+            let steps = if steps.is_empty() { flow.steps } else { steps.clone() };
+            Flow { steps, ..flow }
+        }));
     }
     if scenario.flows.is_empty() {
         flows = Flow::from_args("main", &args)?;

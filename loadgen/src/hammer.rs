@@ -24,6 +24,7 @@ pub(crate) mod batch;
 mod exchange;
 pub(crate) mod http;
 pub(crate) mod http2;
+pub(crate) mod journey;
 pub(crate) mod ndjson;
 pub(crate) mod null;
 pub(crate) mod one_by_one;

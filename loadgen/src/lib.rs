@@ -9,6 +9,16 @@
 //! main > lib > {lanes > target, coordinator, outcome} > shard > worker > {dispatch, pool, hammer} > {plan, measure, clock} > proto
 //! ```
 //!
+//! # A protocol of your own
+//!
+//! [`run_with`] takes a [`hammer::Hammer`]: how to connect, and how to send one message. Schedules,
+//! times, percentiles, objectives and every knob of the command line come with it. This is all of
+//! `examples/memcached.rs`, which the tests run against memcached:
+//!
+//! ```ignore
+#![doc = include_str!("../examples/memcached.rs")]
+//! ```
+//!
 //! Invariant: `offered = sent + unsent` and
 //! `sent = ok + filtered + error + unanswered + unacknowledged`, in every summary, however the run
 //! ended.
@@ -18,7 +28,6 @@ use std::time::Duration;
 
 use runtime::cpus::Cpus;
 use runtime::shards::Shard;
-use runtime::stop::Stop;
 use runtime::{nofile, shards, uring};
 
 use crate::clock::Clock;
@@ -66,6 +75,7 @@ pub use measure::{ledger, summary};
 pub use observer::{Manifest, Observer};
 pub use outcome::Outcome;
 pub use replay::report::Recording;
+pub use runtime::stop::Stop;
 
 /// A shard looks at its rings this often at least, so that a busy one keeps its time.
 const PREEMPT: Duration = Duration::from_millis(1);

@@ -15,9 +15,9 @@ use crate::coordinator::Coordinator;
 use crate::measure::environment::Granted;
 use crate::measure::ledger::Ledger;
 use crate::measure::pacing::PacingReport;
-use crate::measure::recorder::code;
+use crate::measure::recorder::{StepTally, code};
 use crate::measure::slo::{SloResult, SloState};
-use crate::measure::summary::{Figures, Span, Summary, Verdict};
+use crate::measure::summary::{Figures, Span, StepSection, Summary, Verdict};
 use crate::observer::Manifest;
 use crate::referee::End;
 use crate::replay::report::Recording;
@@ -53,12 +53,14 @@ pub(crate) fn sum_up(
     let (mut last_failure, mut welcome) = (None, None);
     let mut less = BTreeSet::new();
     let mut pacing = PacingReport::default();
+    let mut steps = vec![Vec::new(); config.flows.len()];
     for report in reports {
         pacing.add(&report.pacing);
         load_ended_ns = load_ended_ns.max(report.load_ended_ns);
         seen.push(report.seen);
         ledger.connections.extend(report.ledger);
         last_failure = report.last_failure.or(last_failure);
+        add_steps(&mut steps[report.flow], report.steps);
         if let Some(granted) = report.welcome {
             less.extend(less_than_asked(&config.flows[report.flow], &granted));
             welcome = Some(granted);
@@ -110,6 +112,7 @@ pub(crate) fn sum_up(
     let mut summary = Summary::new(manifest, verdict, figures, resources, rows);
     (summary.slos, summary.validity) = (slos, Some(validity));
     summary.recordings = recordings;
+    summary.steps = step_sections(config, &steps);
     summary.pacing = (!pacing.is_idle()).then_some(pacing);
     if verdict == Verdict::Invalid {
         summary.withhold();
@@ -123,6 +126,30 @@ pub(crate) fn sum_up(
         (Verdict::Interrupted, cause) => cause.unwrap_or(Cause::Interrupt).exit_code(),
     };
     Outcome { summary, ledger, exit_code, remarks }
+}
+
+fn add_steps(sums: &mut Vec<StepTally>, others: Vec<StepTally>) {
+    for (index, other) in others.into_iter().enumerate() {
+        match sums.get_mut(index) {
+            Some(sum) => sum.add(&other),
+            None => sums.push(other),
+        }
+    }
+}
+
+/// Every step of every journey, also those to which none came.
+fn step_sections(config: &Config, tallies: &[Vec<StepTally>]) -> Vec<StepSection> {
+    let has_flows = config.flows.len() > 1;
+    let mut sections = Vec::new();
+    for (flow, tallies) in config.flows.iter().zip(tallies) {
+        for (index, text) in flow.steps.iter().enumerate() {
+            let tally = tallies.get(index).cloned().unwrap_or_default();
+            let name = text.name.clone().unwrap_or_else(|| format!("step{}", index + 1));
+            let flow = has_flows.then(|| flow.name.clone());
+            sections.push(StepSection::new(flow, index as u64 + 1, name, &tally));
+        }
+    }
+    sections
 }
 
 /// The server may grant less than was asked; then `ok` means less than was asked.

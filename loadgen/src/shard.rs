@@ -27,7 +27,7 @@ use crate::hammer::{BatchHammer, Kit};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::pacing::PacingReport;
 use crate::measure::progress::{SECOND_NS, ShardSecond};
-use crate::measure::recorder::{Latencies, Recorder};
+use crate::measure::recorder::{Latencies, Recorder, StepTally};
 use crate::measure::stages::Stage;
 use crate::measure::validity::little::Looks;
 use crate::measure::validity::run_queue::Begun;
@@ -142,6 +142,8 @@ pub(crate) struct Report {
     pub(crate) last_failure: Option<String>,
     pub(crate) welcome: Option<Welcome>,
     pub(crate) seen: Seen,
+    /// Of journeys.
+    pub(crate) steps: Vec<StepTally>,
 }
 
 /// Runs a shard, that is its lanes, to the end. A shard has at least one lane.
@@ -243,7 +245,10 @@ fn open_shop<H: BatchHammer>(common: H::Lane, orders: &Orders, clock: Clock) -> 
         dispatch: Dispatch::new(supply, orders.workers),
         pool: Pool::new(limits, common, clock),
         kit: Kit::new(orders.payloads.clone()),
-        recorder: RefCell::new(Recorder::new(orders.stages.len())),
+        recorder: RefCell::new(
+            Recorder::new(orders.stages.len())
+                .with_warmups(orders.stages.iter().map(|stage| stage.is_warmup).collect()),
+        ),
         rest: Rest::new(orders.think_time, seed),
         nap: Nap::default(),
         watched: (0..orders.workers).map(|_| Watched::default()).collect(),
@@ -440,6 +445,7 @@ fn finish<H: BatchHammer>(
         last_failure: remains.last_failure,
         welcome: remains.welcome,
         seen,
+        steps: recorder.take_steps(),
     };
     (report, tail)
 }

@@ -9,6 +9,7 @@ use crate::config::{Flow, Scheme};
 use crate::error::Error;
 use crate::hammer::http::{self, Http};
 use crate::hammer::http2::{self, Http2};
+use crate::hammer::journey::{self, Walker};
 use crate::hammer::ndjson;
 use crate::hammer::null::Null;
 use crate::hammer::route::Route;
@@ -35,6 +36,10 @@ impl Target {
         let listens = listens(flow, &addresses);
         let route = Route::new(flow, addresses)?;
         if flow.scheme.is_http() {
+            if !flow.steps.is_empty() {
+                let plan = journey::Plan::new(flow, route, flow.tls()?)?;
+                return Ok(Target { starter: Starter::of::<Walker>(plan), listens });
+            }
             if flow.http.http2 {
                 let plan = http2::Plan::new(flow, route, flow.tls()?)?;
                 return Ok(Target { starter: Starter::of::<Http2>(plan), listens });

@@ -18,6 +18,7 @@ use super::flow::{Connect, ThinkTime};
 use super::http::{Body, Header, Token, method};
 use super::sockets::{Source, switch};
 use crate::measure::slo::Slo;
+use crate::plan::journey::presets::Preset;
 use crate::plan::replay::{Edge, Format, Speed};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
@@ -245,6 +246,11 @@ pub struct Args {
     #[arg(long, env = "STREAMS", value_name = "STREAMS", default_value = "1",
           value_parser = units::count)]
     pub streams: u64,
+
+    /// Over HTTP, each message is a journey of several requests: simple, medium, complex (`examples`
+    /// prints them); one of your own stands as [[flow.step]] in a scenario file
+    #[arg(long, env = "JOURNEY", value_name = "JOURNEY")]
+    pub journey: Option<Preset>,
 
     /// How long a batch (over HTTP: a request) waits for its reply, in milliseconds, instead of
     /// REPLY_TIMEOUT_SECS; a flow may have its own

@@ -18,6 +18,8 @@ use super::http::{Http, Token};
 use super::serial::{maybe_millis, maybe_word, seconds, word};
 use super::sockets::Sockets;
 use crate::error::Error;
+use crate::plan::journey::presets::Preset;
+use crate::plan::journey::{Journey, StepText};
 use crate::plan::replay::{Replay, Speed};
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
@@ -86,6 +88,9 @@ pub struct Flow {
     pub hit_timeout_ms: Option<Duration>,
     /// What is asked over HTTP.
     pub http: Http,
+    /// Each message is a journey of these steps, if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepText>,
     /// The authorities that are trusted over TLS.
     pub ca_cert_path: PathBuf,
     /// The certificate that is shown over TLS.
@@ -130,6 +135,7 @@ impl Default for Flow {
             durability: None,
             hit_timeout_ms: None,
             http: Http::default(),
+            steps: Vec::new(),
             ca_cert_path: PathBuf::from(CA_CERT_PATH),
             client_cert_path: None,
             client_key_path: None,
@@ -190,6 +196,7 @@ impl Flow {
                 http2: args.http2,
                 streams: args.streams,
             },
+            steps: args.journey.map(Preset::steps).unwrap_or_default(),
             ca_cert_path: args.ca_cert_path.clone(),
             client_cert_path: args.client_cert_path.clone(),
             client_key_path: args.client_key_path.clone(),
@@ -319,6 +326,7 @@ impl Flow {
             }
         }
         self.check_http()?;
+        self.check_journey()?;
         if matches!(self.scheme, Scheme::Udp | Scheme::Null) {
             let asks = [
                 (self.durability.is_some(), "DURABILITY"),
@@ -366,6 +374,36 @@ impl Flow {
         Ok(())
     }
 
+    /// A journey makes sense, and nothing else says what is asked.
+    fn check_journey(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        if self.steps.is_empty() {
+            return Ok(());
+        }
+        if !self.scheme.is_http() {
+            let scheme = self.scheme.as_str();
+            return wrong(format!(
+                "a journey (JOURNEY) goes over http:// or https://, not {scheme}://"
+            ));
+        }
+        let asks = [
+            (self.http.method.is_some(), "METHOD"),
+            (self.http.body.is_some(), "BODY"),
+            (self.http.ndjson, "NDJSON"),
+            (self.replay.is_some(), "REPLAY"),
+            (self.http.pipeline > 1, "PIPELINE"),
+            (self.http.streams > 1, "STREAMS"),
+            (self.http.path.contains('?'), "TARGET with a query"),
+            (self.http.asks_close(), "HEADER \"connection: close\""),
+        ];
+        if let Some((_, knob)) = asks.iter().find(|(is_asked, _)| *is_asked) {
+            return wrong(format!(
+                "{knob} beside a journey (JOURNEY), whose steps say what is asked"
+            ));
+        }
+        Journey::new(&self.steps).map(drop).map_err(Error::Usage)
+    }
+
     /// HTTP is asked for what it has, and what only it has is not asked of others.
     fn check_http(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::Usage(text));
@@ -376,6 +414,9 @@ impl Flow {
                 "{knob} is about requests, and {scheme}:// has none: http:// or https:// (TARGET)"
             ));
         }
+        if self.http.http2 && self.replay.is_some() {
+            return wrong("REPLAY beside HTTP2: recordings go over HTTP/1.1".into());
+        }
         let asks = [
             (self.durability.is_some(), "DURABILITY", "asks in a hello"),
             (self.replies != Replies::Each, "REPLIES", "asks in a hello"),
@@ -384,7 +425,7 @@ impl Flow {
         if let Some((_, knob, what)) = asks.iter().find(|(is_asked, ..)| *is_asked) {
             return wrong(format!("{knob} {what}, which {scheme}:// does not know"));
         }
-        if self.payload_bytes > 0 && !self.http.ndjson {
+        if self.payload_bytes > 0 && !self.http.ndjson && self.steps.is_empty() {
             return wrong(format!(
                 "PAYLOAD_BYTES {} lengthens log lines, and there are none without NDJSON (BODY \
                  says what a request holds)",

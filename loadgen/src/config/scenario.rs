@@ -19,6 +19,9 @@
 //! share = "75%"
 //! target = "tls://logs.example.org:9000"
 //! stages = "30s:1k,30s:20k"
+//!
+//! [[flow.step]]            # a journey: see `plan::journey`
+//! path = "/login"
 //! ```
 
 use std::path::Path;
@@ -29,6 +32,7 @@ use runtime::units;
 use toml::{Table, Value};
 
 use crate::error::Error;
+use crate::plan::journey::StepText;
 
 /// Knobs that concern the run as a whole, and so cannot stand in a flow.
 const RUN_WIDE: [&str; 17] = [
@@ -68,6 +72,8 @@ pub(super) struct Part {
     pub(super) share: Option<f64>,
     /// Its knobs as flags.
     pub(super) flags: Vec<String>,
+    /// Of its journey.
+    pub(super) steps: Vec<StepText>,
 }
 
 impl Scenario {
@@ -122,8 +128,19 @@ impl Scenario {
 }
 
 fn part(index: usize, flow: Table, command: &Command) -> Result<Part, String> {
-    let mut part = Part { name: format!("flow{}", index + 1), share: None, flags: Vec::new() };
+    let name = format!("flow{}", index + 1);
+    let mut part = Part { name, share: None, flags: Vec::new(), steps: Vec::new() };
     for (key, value) in flow {
+        if key == "step" {
+            let Value::Array(steps) = value else {
+                return Err("a step begins with [[flow.step]]".to_owned());
+            };
+            for (index, step) in steps.into_iter().enumerate() {
+                let step: Result<StepText, _> = step.try_into();
+                part.steps.push(step.map_err(|error| format!("step {}: {error}", index + 1))?);
+            }
+            continue;
+        }
         let values = words(&key, &value)?;
         match (key.as_str(), values.as_slice()) {
             ("name", [name]) if is_name(name) => part.name.clone_from(name),

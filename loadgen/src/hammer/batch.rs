@@ -142,6 +142,8 @@ pub struct Batch<'a> {
     read_ns: u64,
     /// The latest read that settled any of it.
     settled_ns: u64,
+    /// Where its one journey is, and since when.
+    step: Option<(usize, u64)>,
 }
 
 impl<'a> Batch<'a> {
@@ -178,6 +180,7 @@ impl<'a> Batch<'a> {
             part_ns: now_ns,
             read_ns: now_ns,
             settled_ns: 0,
+            step: None,
         }
     }
 
@@ -473,9 +476,61 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The next message is a journey, and its step `step` (from 0) begins.
+    pub(crate) fn step_began(&mut self, step: usize) {
+        self.step = Some((step, self.clock.now_ns()));
+    }
+
+    /// The step begins once more: on another connection.
+    pub(crate) fn step_resumed(&mut self) {
+        if let Some((_, since_ns)) = &mut self.step {
+            *since_ns = self.clock.now_ns();
+        }
+    }
+
+    /// The step ended as it should, in that read.
+    pub(crate) fn step_ended(&mut self) {
+        let recorder = &mut *self.recorder.borrow_mut();
+        if let Some((step, since_ns)) = self.step.take()
+            && let Some(tally) = recorder.step(self.claim.stage, step)
+        {
+            tally.ended(self.read_ns.saturating_sub(since_ns));
+        }
+        self.progress_ns.set(self.read_ns);
+        self.has_progressed = true;
+    }
+
+    /// The step ends its journey: the next message fails by a code that names it.
+    pub(crate) fn step_failed(&mut self, code: &str) {
+        self.after_read();
+        let code = self.leave_step(code, self.read_ns).unwrap_or_else(|| code.to_owned());
+        self.rejected(&code, 1);
+    }
+
+    /// Notes that the step under way failed; its code with its number.
+    fn leave_step(&mut self, code: &str, at_ns: u64) -> Option<String> {
+        let (step, since_ns) = self.step.take()?;
+        if let Some(tally) = self.recorder.borrow_mut().step(self.claim.stage, step) {
+            tally.failed(code, at_ns.saturating_sub(since_ns));
+        }
+        Some(format!("step{}_{code}", step + 1))
+    }
+
+    /// Nothing is awaited for so long.
+    pub(crate) fn rests(&mut self, ns: u64) {
+        self.progress_ns.set(self.clock.now_ns().saturating_add(ns));
+    }
+
+    /// A response over HTTP; what becomes of its message follows.
+    pub(crate) fn saw_status(&mut self, status: u16) {
+        self.recorder.borrow_mut().stage(self.claim.stage).status(status);
+    }
+
     /// What is not settled yet fails with `code`.
     pub(crate) fn fail(&mut self, code: &str) {
         let unsettled = self.claim.count - self.answered - self.ahead;
+        let of_step = self.leave_step(code, self.clock.now_ns());
+        let code = of_step.as_deref().unwrap_or(code);
         self.recorder.borrow_mut().stage(self.claim.stage).failed(code, unsettled);
         self.abandon();
     }
@@ -484,6 +539,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn give_up(&mut self) {
         let unsettled = self.claim.count - self.answered - self.ahead;
         self.recorder.borrow_mut().stage(self.claim.stage).unanswered(unsettled);
+        self.leave_step("unanswered", self.clock.now_ns());
         self.abandon();
     }
 

@@ -28,6 +28,7 @@ use super::stream::Stream;
 use super::{Broken, NoConnection};
 use crate::config::{Flow, Header};
 use crate::error::Error;
+use crate::plan::journey::{Asked, Step};
 
 /// Bytes that a peer may send ahead on one HTTP/2 stream, and on all of a connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -38,6 +39,9 @@ const HEAD_BYTES_MAX: u32 = 64 << 10;
 const FIELDS_MAX: usize = 128;
 /// How long the tasks of a connection have for their good-bye.
 const GOOD_BYE: Duration = Duration::from_secs(1);
+
+/// A response, once its head is there.
+pub(super) type Reply = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>>>>;
 
 /// What is sent.
 pub(super) type Body = Full<Bytes>;
@@ -56,11 +60,11 @@ pub(super) enum Version {
 pub(super) struct Form {
     method: Method,
     /// `https://host:port`
-    #[expect(dead_code, reason = "for journeys")]
     origin: String,
+    /// Path and query of the target.
+    base: String,
     uri: Uri,
     headers: HeaderMap,
-    #[expect(dead_code, reason = "for journeys")]
     version: Version,
 }
 
@@ -115,7 +119,32 @@ impl Form {
             .map_err(|_| Error::Usage(format!("METHOD {} is not one", http.method())))?;
         let uri = uri(&origin, &http.path, version)
             .ok_or_else(|| Error::Usage(format!("{origin}{} (TARGET) is not a URL", http.path)))?;
-        Ok(Form { method, origin, uri, headers, version })
+        Ok(Form { method, origin, base: http.path.clone(), uri, headers, version })
+    }
+
+    /// A request as a step asks for it: its path behind that of the target, and its own fields in
+    /// the place of those of the flow that are called the same.
+    ///
+    /// # Errors
+    /// A value that cannot be sent.
+    pub(super) fn step(&self, step: &Step, asked: &Asked) -> Result<Request<Body>, &'static str> {
+        let body = asked.body.as_deref().map(Bytes::copy_from_slice);
+        let mut request = self.request(body.unwrap_or_default());
+        *request.method_mut() =
+            Method::from_bytes(step.method.as_bytes()).map_err(|_| "a method")?;
+        let base = self.base.trim_end_matches('/');
+        let path = std::str::from_utf8(&asked.path).map_err(|_| "a path")?;
+        *request.uri_mut() =
+            uri(&self.origin, &format!("{base}{path}"), self.version).ok_or("a path")?;
+        for (name, _) in &asked.headers {
+            request.headers_mut().remove(name.as_str());
+        }
+        for (name, value) in &asked.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "a header")?;
+            let value = HeaderValue::from_bytes(value).map_err(|_| "a header")?;
+            request.headers_mut().append(name, value);
+        }
+        Ok(request)
     }
 
     /// A request as the flow asks for it.
@@ -206,17 +235,13 @@ impl Link {
     }
 
     /// Sends a request; the future ends with the head of its response.
-    pub(super) fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>>>> {
+    pub(super) fn send(&mut self, request: Request<Body>) -> Reply {
         match &mut self.sender {
             Sender::One(sender) => Box::pin(sender.send_request(request)),
             Sender::Two(sender) => Box::pin(sender.send_request(request)),
         }
     }
 
-    #[expect(dead_code, reason = "for journeys")]
     /// Waits until another request can be sent.
     ///
     /// # Errors

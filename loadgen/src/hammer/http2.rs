@@ -9,8 +9,6 @@
 //! Invariant: at most as many requests are on their way as STREAMS and the server allow.
 
 use std::cell::Cell;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +16,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::BodyExt as _;
-use hyper::Response;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 
-use super::exchange::{Form, Link, Trouble, Version};
+use super::exchange::{Form, Link, Reply, Trouble, Version};
 use super::route::Route;
 use super::stream::{Stream, dial};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
@@ -196,8 +193,6 @@ async fn open(lane: &Rc<Lane>, timeout: Duration) -> Result<Link, NoConnection> 
     })
     .await
 }
-
-type Reply = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>>>>;
 
 /// Until all of the response is there; its body is counted off and dropped.
 async fn fly(job: Job, reply: Reply) -> (Job, Result<u16, Trouble>) {

@@ -266,10 +266,46 @@ impl Tally {
 /// there are two or three.
 const BLANKS: usize = 3;
 
+/// What is known of one step of a journey, on one shard or on all.
+#[derive(Clone, Debug, Default)]
+pub struct StepTally {
+    /// Ended as they should.
+    pub ok: u64,
+    /// Ended their journeys, by code without the step's number.
+    pub errors: BTreeMap<String, u64>,
+    /// From the request to the end of the response; those that failed are censored.
+    pub service: Latency,
+}
+
+impl StepTally {
+    /// Adds what another shard knows.
+    pub fn add(&mut self, other: &StepTally) {
+        self.ok += other.ok;
+        other.errors.iter().for_each(|(code, count)| add_code(&mut self.errors, code, *count));
+        self.service.add(&other.service);
+    }
+
+    /// One ended as it should after `ns`.
+    pub(crate) fn ended(&mut self, ns: u64) {
+        self.ok += 1;
+        self.service.values.saturating_record(ns);
+    }
+
+    /// One ended its journey after `ns`.
+    pub(crate) fn failed(&mut self, code: &str, ns: u64) {
+        add_code(&mut self.errors, code, 1);
+        self.service.censored.saturating_record(ns);
+    }
+}
+
 /// What a shard records into.
 #[derive(Debug)]
 pub struct Recorder {
     slots: Vec<Slot>,
+    /// Of journeys: each step in the measured stages, since the start.
+    steps: Vec<StepTally>,
+    /// The stages that are in no figure.
+    warmups: Vec<bool>,
     /// All empty.
     blanks: Vec<Latencies>,
 }
@@ -336,8 +372,32 @@ impl Recorder {
     pub fn new(stages: usize) -> Recorder {
         Recorder {
             slots: (0..stages).map(|_| Slot::default()).collect(),
+            steps: Vec::new(),
+            warmups: Vec::new(),
             blanks: (0..BLANKS).map(|_| Latencies::default()).collect(),
         }
+    }
+
+    /// With these stages in no figure of a step.
+    #[must_use]
+    pub fn with_warmups(self, warmups: Vec<bool>) -> Recorder {
+        Recorder { warmups, ..self }
+    }
+
+    /// Where to record what happens in step `step` of a journey of `stage`; `None` in a warm-up.
+    pub(crate) fn step(&mut self, stage: usize, step: usize) -> Option<&mut StepTally> {
+        if self.warmups.get(stage).copied().unwrap_or_default() {
+            return None;
+        }
+        if self.steps.len() <= step {
+            self.steps.resize_with(step + 1, StepTally::default);
+        }
+        self.steps.get_mut(step)
+    }
+
+    /// What was recorded of steps.
+    pub(crate) fn take_steps(&mut self) -> Vec<StepTally> {
+        std::mem::take(&mut self.steps)
     }
 
     /// Where to record what happens to messages of `stage`.

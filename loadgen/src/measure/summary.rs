@@ -22,12 +22,14 @@ use crate::replay::report::Recording;
 pub mod figures;
 pub mod latency;
 pub mod schema;
+pub mod steps;
 pub mod text;
 
 pub use figures::{Figures, Load, Rate, Section, Span, Statuses};
 pub(crate) use figures::{is_zero, share};
 pub(crate) use latency::percentile_of_second;
 pub use latency::{Interval, Intervals, LagCause, LagCauses, LatencySummaries, LatencySummary};
+pub use steps::StepSection;
 pub use text::{rate, thousands, time};
 
 /// The version of the JSON document; it changes when a field changes its meaning.
@@ -113,6 +115,9 @@ pub struct Summary {
     /// The same for each stage that has begun, of flows with several of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Section>,
+    /// Of journeys, step by step; only at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepSection>,
     /// What had to hold, and whether it did, in the order in which it was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slos: Vec<SloResult>,
@@ -161,6 +166,7 @@ impl Summary {
             http,
             flows,
             stages,
+            steps: Vec::new(),
             slos: Vec::new(),
             validity: None,
             resources,
@@ -181,6 +187,10 @@ impl Summary {
                 let LatencySummary { count, censored, .. } = *latency;
                 *latency = LatencySummary { count, censored, ..LatencySummary::default() };
             }
+        }
+        for StepSection { service, .. } in &mut self.steps {
+            let LatencySummary { count, censored, .. } = *service;
+            *service = LatencySummary { count, censored, ..LatencySummary::default() };
         }
         self.slos.iter_mut().for_each(SloResult::withhold);
     }

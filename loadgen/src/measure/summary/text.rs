@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Statuses,
-    Summary, Verdict,
+    StepSection, Summary, Verdict,
 };
 use crate::measure::resources::Resources;
 
@@ -29,6 +29,7 @@ impl Summary {
             self.write_latency(out)?;
             write_sections(out, "flow", &self.flows)?;
             write_sections(out, "stage", &self.stages)?;
+            write_steps(out, &self.steps)?;
         }
         self.write_notes(out)
     }
@@ -261,6 +262,35 @@ fn write_sections(out: &mut String, what: &str, sections: &[Section]) -> fmt::Re
     Ok(())
 }
 
+/// A line for each step of a journey.
+fn write_steps(out: &mut String, steps: &[StepSection]) -> fmt::Result {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let name = |step: &StepSection| match &step.flow {
+        Some(flow) => format!("{flow}/{}", step.name),
+        None => format!("{} {}", step.step, step.name),
+    };
+    let widths = steps.iter().map(|step| name(step).chars().count());
+    let width = widths.max().unwrap_or(0).clamp(NAME_WIDTH, SECTION_NAME_WIDTH_MAX);
+    writeln!(out)?;
+    row(out, "step", width, ["requests", "ok", "failed", "p50", "p99", "p99.9", "max"])?;
+    for step in steps {
+        let service = &step.service;
+        let cells = [
+            thousands(step.count),
+            thousands(step.ok),
+            thousands(step.count - step.ok),
+            service.cell("p50_ns", service.p50_ns),
+            service.cell("p99_ns", service.p99_ns),
+            service.cell("p999_ns", service.p999_ns),
+            service.cell("max_ns", service.max_ns),
+        ];
+        row(out, &name(step), width, cells)?;
+    }
+    Ok(())
+}
+
 impl LatencySummary {
     /// `412 µs`, `> 1.00 s`, or `-` where the sample does not support it.
     fn cell(&self, field: &str, value: Option<u64>) -> String {
@@ -417,6 +447,7 @@ mod tests {
             http: None,
             flows: Vec::new(),
             stages: Vec::new(),
+            steps: Vec::new(),
             slos: Vec::new(),
             validity: None,
             recordings: Vec::new(),

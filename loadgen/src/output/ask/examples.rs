@@ -1,5 +1,7 @@
 //! `examples`: command lines that are worth knowing. A test reads every one of them.
 
+use loadgen::plan::journey::presets::Preset;
+
 /// A purpose, and the words behind the program's name.
 const EXAMPLES: &[(&str, &str)] = &[
     ("A thousand messages to localhost:9000, to see that it works.", "-n 1000"),
@@ -59,6 +61,10 @@ const EXAMPLES: &[(&str, &str)] = &[
         "Everything kept in a folder: usable even if the run is killed.",
         "-r 10k -z 10m -c 50 --out results/first",
     ),
+    (
+        "Each message a journey of several requests, each checked (printed below).",
+        "--target http://localhost:8080 --journey medium -r 100 -z 1m",
+    ),
     ("The summary for a program, and nothing else on stdout.", "-n 10k --json - --quiet"),
     ("What happens, second by second, for a program.", "-r 1k -z 1m --events ndjson"),
     (
@@ -76,6 +82,11 @@ pub(super) fn text() -> String {
     let mut out = String::new();
     for (purpose, words) in EXAMPLES {
         out.push_str(&format!("# {purpose}\nlogboom-loadgen {words}\n\n"));
+    }
+    for preset in Preset::ALL {
+        out.push_str(&format!("# --journey {preset}: as a scenario file, to be run or changed.\n"));
+        out.push_str(preset.text());
+        out.push('\n');
     }
     out.push_str("# From the file again; flags beat what it says.\n");
     out.push_str("logboom-loadgen --scenario steady.toml -z 10s\n");

@@ -81,6 +81,7 @@ fn flow(flow: &Flow) -> Table {
         durability,
         hit_timeout_ms,
         http,
+        steps,
         ca_cert_path,
         client_cert_path,
         client_key_path,
@@ -124,6 +125,10 @@ fn flow(flow: &Flow) -> Table {
     }
     if flow.scheme.is_http() {
         requests(&mut table, http);
+    }
+    if !steps.is_empty() {
+        let step = |step| Value::try_from(step).expect("a step is plain data");
+        table.insert("step".to_owned(), Value::Array(steps.iter().map(step).collect()));
     }
     put(&mut table, "ca_cert_path", ca_cert_path.display());
     for (key, path) in [
@@ -246,6 +251,7 @@ mod tests {
             &["--target", "http://a:8080", "-d", "77", "-H", "x: 1", "-H", "x: 2", "--pipeline=4"],
             &["--target", "http://a", "--ndjson", "--hit-timeout-ms", "250", "--batch-size", "7"],
             &["--target", "https://a", "--http2", "--streams", "32"],
+            &["--target", "http://a/api", "--journey", "complex", "--http2"],
             &["--source-address", "127.0.0.2,127.0.1.0/24", "--tcp-nodelay=off"],
             &["--send-buffer", "64KiB", "--receive-buffer", "1MiB", "--source-address", "::1"],
         ] {
