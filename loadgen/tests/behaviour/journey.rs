@@ -232,10 +232,9 @@ fn a_step_that_fails_ends_its_journey_by_a_code_that_names_it() {
 fn a_cut_and_a_stall_are_told_by_the_step_and_cost_only_their_journey() {
     let server = Liar::start(|caught: &mut Caught| {
         while let Some((head, _)) = caught.request() {
-            match head.split(' ').nth(1).unwrap() {
-                "/1" => {}
-                "/2" if caught.number % 3 == 0 => return,
-                "/2" if caught.number % 3 == 1 => return caught.hold(),
+            match (head.split(' ').nth(1).unwrap(), caught.number % 3) {
+                ("/2", 0) => return,
+                ("/2", 1) => return caught.hold(),
                 _ => {}
             }
             // Each connection ends in peace behind its second answer.

@@ -25,11 +25,14 @@ fn example(test: &str, port: u16, args: &str) -> Option<Output> {
     Some(command.output().unwrap())
 }
 
+/// What a server was given, by key.
+type Stored = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
 /// Stores what it is given; refuses each key that ends in a 7.
-fn server() -> (u16, Arc<Mutex<BTreeMap<String, Vec<u8>>>>) {
+fn server() -> (u16, Stored) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let stored: Arc<Mutex<BTreeMap<String, Vec<u8>>>> = Arc::default();
+    let stored = Stored::default();
     let ours = Arc::clone(&stored);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
