@@ -71,7 +71,7 @@ pub(crate) fn sum_up(
     let (totals, rows) = series.finish(load_ended_ns);
     let figures = Figures::new(&totals, Span { load_ended_ns, is_cut_short: halt.is_requested() });
     let load = figures.load;
-    recordings.iter_mut().for_each(|recording| recording.compare(&figures));
+    recordings.iter_mut().for_each(|recording| recording.compare(&figures, &totals));
     let end = End { totals: &totals, rows: &rows, figures: &figures, load_ended_ns, seen };
     let (slos, validity) = referee.finish(config, &manifest.environment, &end);
     let is_any = |state| slos.iter().any(|slo: &SloResult| slo.state == state);

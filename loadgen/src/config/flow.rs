@@ -432,6 +432,9 @@ impl Flow {
                 self.payload_bytes
             ));
         }
+        if self.replay.is_some() && self.http.body.is_some() {
+            return wrong("BODY beside REPLAY, which says what is sent".into());
+        }
         self.http.check(self.auth_token.is_some() || self.auth_token_file.is_some())
     }
 
@@ -479,7 +482,8 @@ impl Flow {
     pub(crate) fn wants_requests(&self) -> bool {
         match self.scheme {
             Scheme::Tcp | Scheme::Tls | Scheme::Udp | Scheme::Null => false,
-            Scheme::Http | Scheme::Https => true,
+            // Where lines are asked for, an access log is lines as well.
+            Scheme::Http | Scheme::Https => !self.http.ndjson,
         }
     }
 

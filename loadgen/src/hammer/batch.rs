@@ -115,6 +115,15 @@ impl Claim {
     }
 }
 
+/// A message of a recording.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Replayed<'a> {
+    /// Of an access log.
+    Request(RecordedRequest<'a>),
+    /// Anything else, without its line end.
+    Line(&'a [u8]),
+}
+
 /// The messages that a connection carries: at most one batch a connection.
 pub struct Batch<'a> {
     claim: &'a Claim,
@@ -230,10 +239,22 @@ impl<'a> Batch<'a> {
         self.encoded
     }
 
-    /// The request that the next message to encode was recorded as; `None` where it is a line.
-    #[expect(dead_code, reason = "for HTTP")]
-    pub(crate) fn recorded_request(&self) -> Option<RecordedRequest<'_>> {
-        self.claim.recorded.as_ref()?.request(self.encoded)
+    /// What the next message to encode was recorded as; `None` if it was not, or there is none.
+    pub(crate) fn next_recorded(&self) -> Option<Replayed<'_>> {
+        let recorded = self.claim.recorded.as_ref().filter(|_| self.unencoded() > 0)?;
+        Some(match recorded.request(self.encoded) {
+            Some(request) => Replayed::Request(request),
+            None => {
+                let line = recorded.line(self.encoded);
+                Replayed::Line(line.strip_suffix(b"\n").unwrap_or(line))
+            }
+        })
+    }
+
+    /// The request that the next message to be answered was recorded as.
+    pub(crate) fn awaited_request(&self) -> Option<RecordedRequest<'_>> {
+        let recorded = self.claim.recorded.as_ref().filter(|_| !self.is_settled())?;
+        recorded.request(self.answered)
     }
 
     /// Messages not encoded yet.
@@ -461,6 +482,10 @@ impl<'a> Batch<'a> {
     /// an error by its code.
     pub(crate) fn replied(&mut self, status: u16, n: u64) {
         self.recorder.borrow_mut().stage(self.claim.stage).status(status);
+        if let Some(request) = self.awaited_request().filter(|_| n == 1) {
+            let mut recorder = self.recorder.borrow_mut();
+            recorder.stage(self.claim.stage).repeated(request.status, status);
+        }
         match is_success(status) {
             true => self.answered(Answer::Ok, n),
             false => self.rejected(StatusCode::new(status).as_str(), n),

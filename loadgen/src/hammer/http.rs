@@ -21,8 +21,9 @@ use std::time::Duration;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
 use self::head::Memo;
-use self::request::{Envelope, Request};
+use self::request::{Envelope, Recall, Request};
 use self::response::{Reply, Responses};
+use super::batch::Replayed;
 use super::route::Route;
 use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
@@ -67,6 +68,8 @@ enum Content {
     },
     /// Log lines.
     Lines(Envelope),
+    /// What a recording says.
+    Recorded(Recall),
 }
 
 impl Plan {
@@ -86,6 +89,8 @@ impl Plan {
         };
         let content = if http.ndjson {
             Content::Lines(request.envelope())
+        } else if flow.replay.is_some() {
+            Content::Recorded(request.recall())
         } else {
             let body = http.body.as_ref().map(body).transpose()?;
             let one = request.render(body.as_deref());
@@ -251,6 +256,7 @@ impl Http {
             let goes_on = match &lane.plan.content {
                 Content::Same { bytes, length } => self.write_same(cx, bytes, *length, batch),
                 Content::Lines(envelope) => self.write_lines(cx, envelope, kit, batch),
+                Content::Recorded(recall) => self.write_recorded(cx, recall, kit, batch),
             };
             match goes_on {
                 Poll::Ready(Ok(true)) => {}
@@ -357,6 +363,54 @@ impl Http {
         Poll::Ready(Ok(true))
     }
 
+    /// One write of one recorded request; whether there may be more to write.
+    fn write_recorded(
+        &mut self,
+        cx: &mut Context<'_>,
+        recall: &Recall,
+        kit: &Kit,
+        batch: &mut Batch<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(false)) };
+        let fresh = &mut *kit.write.borrow_mut();
+        let is_fresh = self.pending_at == self.pending.len();
+        if is_fresh {
+            match batch.next_recorded() {
+                None => return Poll::Ready(Ok(false)),
+                Some(Replayed::Request(request)) => recall.ask(fresh, request),
+                Some(Replayed::Line(line)) => recall.bring(fresh, line),
+            }
+            batch.own(1);
+        }
+        let bytes = if is_fresh { &fresh[..] } else { &self.pending[self.pending_at..] };
+        batch.before_write();
+        let taken = match Pin::new(stream).poll_write(cx, bytes) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(Ok(_)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        };
+        if taken == bytes.len() {
+            batch.wrote(1);
+            self.pending.clear();
+            self.pending_at = 0;
+            return Poll::Ready(Ok(true));
+        }
+        if is_fresh {
+            self.pending.clear();
+            self.pending.extend_from_slice(&fresh[taken..]);
+            self.pending_at = 0;
+        } else {
+            self.pending_at += taken;
+        }
+        batch.blocked();
+        if taken == 0 {
+            return Poll::Pending;
+        }
+        batch.wrote_part();
+        Poll::Ready(Ok(true))
+    }
+
     /// TLS may hold bytes that a write took.
     fn holds_back(&self) -> bool {
         matches!(self.stream, Some(Stream::Tls(_)))
@@ -371,7 +425,13 @@ impl Http {
         let lane = Rc::clone(&self.lane);
         let memo = &mut *lane.memo.borrow_mut();
         while !input.is_empty() {
-            let reply = self.responses.next(&mut input, memo, lane.plan.is_head)?;
+            let is_head = match lane.plan.content {
+                Content::Recorded(_) => {
+                    batch.awaited_request().map_or(lane.plan.is_head, |it| it.method == "HEAD")
+                }
+                Content::Same { .. } | Content::Lines(_) => lane.plan.is_head,
+            };
+            let reply = self.responses.next(&mut input, memo, is_head)?;
             let Some(reply) = reply else { return Ok(()) };
             self.settle(reply, !input.is_empty(), batch)?;
         }
@@ -391,7 +451,7 @@ impl Http {
             return Err(Broken::Mismatch);
         }
         let messages = match &self.lane.plan.content {
-            Content::Same { .. } => 1,
+            Content::Same { .. } | Content::Recorded(_) => 1,
             Content::Lines(_) => batch.unanswered() + batch.unwritten(),
         };
         let is_last = is_early || batch.unanswered() == messages;

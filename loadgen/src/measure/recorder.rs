@@ -54,6 +54,8 @@ pub struct Counts {
     pub errors: BTreeMap<String, u64>,
     /// Responses over HTTP, by status; three digits bound how many there are.
     pub statuses: BTreeMap<u16, u64>,
+    /// Responses to requests that were recorded: the status then (0: not known), the status now.
+    pub repeated: BTreeMap<(u16, u16), u64>,
     /// Sent, and not answered when the run gave up waiting.
     pub unanswered: u64,
     /// Sent over a protocol that has no replies.
@@ -89,7 +91,18 @@ impl Counts {
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }
+        for (pair, count) in &other.repeated {
+            add_pair(&mut self.repeated, *pair, *count);
+        }
     }
+}
+
+/// Pairs of statuses that are told apart; further ones count as (0, 0).
+const PAIRS_MAX: usize = 4096;
+
+fn add_pair(repeated: &mut BTreeMap<(u16, u16), u64>, pair: (u16, u16), count: u64) {
+    let is_told = repeated.len() < PAIRS_MAX || repeated.contains_key(&pair);
+    *repeated.entry(if is_told { pair } else { (0, 0) }).or_default() += count;
 }
 
 fn add_code(errors: &mut BTreeMap<String, u64>, code: &str, count: u64) {
@@ -500,6 +513,11 @@ impl StageRecorder<'_> {
     /// A response over HTTP; what becomes of its messages follows.
     pub fn status(&mut self, status: u16) {
         *self.tally.counts.statuses.entry(status).or_default() += 1;
+    }
+
+    /// A request that was recorded with one status was answered with that one or another.
+    pub fn repeated(&mut self, recorded: u16, replayed: u16) {
+        add_pair(&mut self.tally.counts.repeated, (recorded, replayed), 1);
     }
 
     /// `n` messages were not answered when the run gave up; their times follow.

@@ -1,11 +1,13 @@
 //! What a recording held, for the summary.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::reader::Told;
+use crate::measure::progress::Totals;
 use crate::measure::summary::{Figures, rate, thousands, time};
 use crate::plan::replay::Replay;
 use crate::plan::replay::screen::{Layout, Screened};
@@ -40,6 +42,13 @@ pub struct Recording {
     pub replayed_duration_ns: u64,
     /// Messages a second when it was replayed.
     pub replayed_rate_per_s: Option<f64>,
+    /// Over HTTP, requests by the status that was recorded and the one that came now; `-` where the
+    /// log has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub statuses: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Requests that were answered with the status that was recorded; `null` where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_status: Option<u64>,
     /// What kept a file from being read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
@@ -67,12 +76,22 @@ impl Recording {
             rate_per_s: (lasted_ns > 0).then(|| screened.messages as f64 / seconds),
             replayed_duration_ns: 0,
             replayed_rate_per_s: None,
+            statuses: BTreeMap::new(),
+            same_status: None,
             broken,
         }
     }
 
     /// Puts beside it what became of it.
-    pub(crate) fn compare(&mut self, figures: &Figures) {
+    pub(crate) fn compare(&mut self, figures: &Figures, totals: &Totals) {
+        for (&(recorded, replayed), &count) in
+            totals.flows.get(self.flow).into_iter().flat_map(|flow| &flow.all.tally.counts.repeated)
+        {
+            let word = |status: u16| if status == 0 { "-".to_owned() } else { status.to_string() };
+            let row = self.statuses.entry(word(recorded)).or_default();
+            *row.entry(word(replayed)).or_default() += count;
+            *self.same_status.get_or_insert(0) += if recorded == replayed { count } else { 0 };
+        }
         let (duration_ns, sent) = match figures.flows.get(self.flow) {
             Some(flow) => (flow.end_ns.saturating_sub(flow.begin_ns), flow.load.sent),
             None => (figures.duration_ns, figures.load.sent),
@@ -119,8 +138,25 @@ impl Recording {
         if backwards > 0 {
             writeln!(out, "             {} behind a later one: due with it", thousands(backwards))?;
         }
+        self.write_statuses(out)?;
         if let Some(broken) = &self.broken {
             writeln!(out, "             not read to its end: {broken}")?;
+        }
+        Ok(())
+    }
+
+    /// `recorded 200: 200 1,230, 404 5`
+    fn write_statuses(&self, out: &mut String) -> fmt::Result {
+        let Some(same) = self.same_status else { return Ok(()) };
+        let all: u64 = self.statuses.values().flat_map(BTreeMap::values).sum();
+        let (same, all) = (thousands(same), thousands(all));
+        writeln!(out, "             the status was as recorded for {same} of {all} requests")?;
+        for (recorded, row) in &self.statuses {
+            let now: Vec<String> = row
+                .iter()
+                .map(|(status, count)| format!("{status} {}", thousands(*count)))
+                .collect();
+            writeln!(out, "               recorded {recorded:>3}, now {}", now.join(", "))?;
         }
         Ok(())
     }

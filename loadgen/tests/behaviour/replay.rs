@@ -366,3 +366,122 @@ fn a_recording_that_is_none_is_refused_before_anything_is_sent() {
         assert!(status == code && stderr.contains(words), "{args}: {status}: {stderr}");
     }
 }
+
+/// A server of HTTP/1.1 that notes the head and the body of each request, and answers with the
+/// status that its path ends with.
+fn web() -> (u16, Arc<Mutex<Vec<(String, String)>>>) {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&requests);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut out, noted) = (stream.unwrap(), Arc::clone(&noted));
+            let mut input = BufReader::new(out.try_clone().unwrap());
+            std::thread::spawn(move || {
+                loop {
+                    let (mut first, mut length) = (String::new(), 0);
+                    if input.read_line(&mut first).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    loop {
+                        let mut field = String::new();
+                        input.read_line(&mut field).unwrap();
+                        if let Some(bytes) = field.strip_prefix("Content-Length: ") {
+                            length = bytes.trim().parse().unwrap();
+                        }
+                        if field.trim().is_empty() {
+                            break;
+                        }
+                    }
+                    let mut body = vec![0; length];
+                    input.read_exact(&mut body).unwrap();
+                    let request = first.strip_suffix(" HTTP/1.1\r\n").unwrap().to_owned();
+                    let status = request.rsplit('/').next().unwrap();
+                    let content = if request.starts_with("HEAD ") { "" } else { "body" };
+                    let answer =
+                        format!("HTTP/1.1 {status} X\r\nContent-Length: 4\r\n\r\n{content}");
+                    let body = String::from_utf8(body).unwrap();
+                    noted.lock().unwrap().push((request.clone(), body));
+                    if out.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, requests)
+}
+
+#[test]
+fn an_access_log_is_asked_again_over_http_and_the_statuses_are_compared() {
+    let entry = |n: usize, request: &str, status: u16| {
+        format!("h - - [10/Oct/2000:13:55:{:02} +0000] \"{request}\" {status} 5\n", n / 100)
+    };
+    let mut text = String::new();
+    for n in 0..200 {
+        text.push_str(&match n % 5 {
+            0 => entry(n, &format!("GET /{n}?q=%20/200 HTTP/1.1"), 200),
+            1 => entry(n, &format!("HEAD /{n}/200 HTTP/1.1"), 304),
+            2 => entry(n, &format!("POST /{n}/404 HTTP/1.0"), 404),
+            3 => entry(n, &format!("DELETE /{n}/503 HTTP/2.0"), 204),
+            _ => entry(n, "-", 408),
+        });
+    }
+    let recording = recording(text);
+    for more in ["", "--pipeline 4"] {
+        let (port, requests) = web();
+        let run = run_unchecked(&format!(
+            "--target http://127.0.0.1:{port}/base/ --replay {} --speed 10x -c 4 --shards 2 \
+             --max-error-rate 100% {more}",
+            recording.path
+        ));
+        assert_eq!((run.code, run.load("ok"), run.load("error")), (0, 80, 80), "{}", run.stderr);
+        let mut asked: Vec<String> =
+            requests.lock().unwrap().iter().map(|(request, _)| request.clone()).collect();
+        asked.sort();
+        let mut expected: Vec<String> = (0..200)
+            .filter_map(|n| match n % 5 {
+                0 => Some(format!("GET /base/{n}?q=%20/200")),
+                1 => Some(format!("HEAD /base/{n}/200")),
+                2 => Some(format!("POST /base/{n}/404")),
+                3 => Some(format!("DELETE /base/{n}/503")),
+                _ => None,
+            })
+            .collect();
+        expected.sort();
+        assert_eq!(asked, expected);
+        let told = told(&run);
+        assert_eq!((&told["lines"]["no_request"], &told["same_status"]), (&40.into(), &80.into()));
+        let statuses = serde_json::json!({
+            "200": {"200": 40}, "304": {"200": 40}, "404": {"404": 40}, "204": {"503": 40},
+        });
+        assert_eq!(told["statuses"], statuses);
+        assert!(run.stderr.contains("as recorded for 80 of 160 requests"), "{}", run.stderr);
+        assert!(run.stderr.contains("recorded 204, now 503 40"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn recorded_lines_are_bodies_over_http_each_by_itself_or_in_batches() {
+    let lines: Vec<String> = (0..60).map(|n| line(n as u64, "INFO", n)).collect();
+    let recording = recording(lines.join("\n"));
+    for (more, is_one_each) in [("--method PUT", true), ("--ndjson", false)] {
+        let (port, requests) = web();
+        let run = run_unchecked(&format!(
+            "--target http://127.0.0.1:{port}/in/200 --replay {} --speed max -c 2 {more}",
+            recording.path
+        ));
+        assert_eq!((run.code, run.load("ok")), (0, 60), "{}", run.stderr);
+        let requests = requests.lock().unwrap();
+        let request = if is_one_each { "PUT /in/200" } else { "POST /in/200" };
+        assert!(requests.iter().all(|(it, _)| it == request));
+        assert_eq!(requests.len() == 60, is_one_each);
+        let mut bodies: Vec<&str> = requests.iter().flat_map(|(_, body)| body.lines()).collect();
+        bodies.sort_unstable();
+        let mut expected: Vec<&str> = lines.iter().map(String::as_str).collect();
+        expected.sort_unstable();
+        assert_eq!(bodies, expected);
+    }
+}

@@ -6,6 +6,8 @@
 //! Invariant: what is rendered is one whole request of HTTP/1.1, with a Content-Length wherever it
 //! has a body.
 
+use crate::replay::feed::RecordedRequest;
+
 /// Room for the digits of a length and the blank line behind them.
 const ENDING_BYTES_MAX: usize = 20 + 4;
 
@@ -28,7 +30,12 @@ pub(crate) struct Request {
 impl Request {
     /// The head up to where a length or the blank line goes.
     fn opening(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        format!("{} {} HTTP/1.1\r\n{}", self.method, self.path, self.fields()).into_bytes()
+    }
+
+    /// The fields of every request.
+    fn fields(&self) -> String {
+        let mut head = String::new();
         let mut field = |name: &str, value: &str| {
             head.push_str(name);
             head.push_str(": ");
@@ -54,7 +61,15 @@ impl Request {
         if let Some(content_type) = self.content_type.filter(|_| !has("content-type")) {
             field("Content-Type", content_type);
         }
-        head.into_bytes()
+        head
+    }
+
+    /// Requests that a recording says.
+    pub(crate) fn recall(&self) -> Recall {
+        let typed = Request { content_type: Some("application/json"), ..self.clone() };
+        // What was asked of another server is asked below the path of this one.
+        let base = self.path.split('?').next().unwrap_or_default().trim_end_matches('/');
+        Recall { base: base.to_owned(), fields: self.fields(), head: typed.opening() }
     }
 
     /// A whole request that is always the same. One that has no body says so where its method
@@ -76,6 +91,44 @@ impl Request {
         let mut head = self.opening();
         head.extend_from_slice(b"Content-Length: ");
         Envelope { head }
+    }
+}
+
+/// Requests that a recording says: each what it asked, or each a line of it as a body.
+#[derive(Clone, Debug)]
+pub(crate) struct Recall {
+    /// In front of every path.
+    base: String,
+    fields: String,
+    /// Of a request that brings a line, up to the length.
+    head: Vec<u8>,
+}
+
+impl Recall {
+    /// Writes the request that was recorded to `out`, which was empty. Bodies are in no log: where
+    /// one is expected, it is empty.
+    pub(crate) fn ask(&self, out: &mut Vec<u8>, request: RecordedRequest<'_>) {
+        let RecordedRequest { method, target, .. } = request;
+        out.clear();
+        // `*` is of the server as a whole.
+        let base = if target.starts_with('/') { self.base.as_str() } else { "" };
+        for part in [method, " ", base, target, " HTTP/1.1\r\n", &self.fields] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        if matches!(method, "POST" | "PUT" | "PATCH") {
+            out.extend_from_slice(b"Content-Length: 0\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a request that brings `line` to `out`, which was empty.
+    pub(crate) fn bring(&self, out: &mut Vec<u8>, line: &[u8]) {
+        out.clear();
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(itoa::Buffer::new().format(line.len()).as_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
+        out.extend_from_slice(line);
     }
 }
 
@@ -165,6 +218,25 @@ mod tests {
             let found = text.split("Content-Length: ").nth(1).map(|it| it.trim().parse().unwrap());
             assert_eq!(found, length, "{text}");
         }
+    }
+
+    #[test]
+    fn a_recorded_request_is_asked_below_the_path_of_the_target() {
+        let fields = vec![("Host".to_owned(), "h".to_owned()), ("User-Agent".into(), "me".into())];
+        let recall = Request { path: "/base/".into(), fields, ..request() }.recall();
+        let mut out = Vec::new();
+        let mut ask = |method, target| {
+            recall.ask(&mut out, RecordedRequest { method, target, status: 200 });
+            text(&out)
+        };
+        let fields = "Host: h\nUser-Agent: me\nAccept: */*\n";
+        assert_eq!(ask("GET", "/a?b"), format!("GET /base/a?b HTTP/1.1\n{fields}\n"));
+        assert_eq!(ask("OPTIONS", "*"), format!("OPTIONS * HTTP/1.1\n{fields}\n"));
+        let expected = format!("PUT /base/ HTTP/1.1\n{fields}Content-Length: 0\n\n");
+        assert_eq!(ask("PUT", "/"), expected);
+        recall.bring(&mut out, b"{}");
+        let typed = format!("{fields}Content-Type: application/json\nContent-Length: 2\n\n{{}}");
+        assert_eq!(text(&out), format!("GET /base/ HTTP/1.1\n{typed}"));
     }
 
     #[test]
