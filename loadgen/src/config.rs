@@ -31,7 +31,7 @@ mod sockets;
 mod taste;
 
 pub use args::Args;
-pub use commands::Command;
+pub use commands::{Command, RecordArgs};
 pub use endpoint::{Endpoint, Scheme};
 pub use flow::{Connect, Flow, ThinkTime};
 pub use http::{Body, Header, Http, Token};

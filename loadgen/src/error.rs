@@ -19,6 +19,14 @@ pub enum Error {
         /// The resolver's reason.
         source: io::Error,
     },
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {at} (--listen): {source}")]
+    Listen {
+        /// The address.
+        at: std::net::SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A file that the run needs.
     #[error("cannot use {} ({knob}): {reason}", path.display())]
     Unusable {
@@ -66,6 +74,7 @@ impl Error {
             Error::Resolve { .. } => exit_code::UNREACHABLE,
             Error::Interrupted(exit_code) => *exit_code,
             Error::Unusable { .. }
+            | Error::Listen { .. }
             | Error::Metrics { .. }
             | Error::Cpus(_)
             | Error::Sink(_)

@@ -59,6 +59,7 @@ mod outcome;
 mod pace;
 pub mod plan;
 mod pool;
+pub mod record;
 mod referee;
 mod replay;
 mod shard;

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use loadgen::calibrate::{Turns, calibrate, store};
-use loadgen::config::{self, Args, Command, Config, Wrong};
+use loadgen::config::{self, Args, Command, Config, RecordArgs, Wrong};
+use loadgen::record::{Kept, record};
 use runtime::exit_code;
 use runtime::stop::Stop;
 
@@ -41,6 +42,12 @@ fn main() -> ExitCode {
             return complain((format!("cannot catch signals: {error}"), exit_code::CANNOT_START));
         }
     };
+    if let Some(Command::Record(recording)) = &args.command {
+        return match keep_recording(recording, &stop) {
+            Ok(text) => output::say(&text).into(),
+            Err(failed) => complain(failed),
+        };
+    }
     if is_calibration {
         return match keep_ceilings(&args, &config, &stop) {
             Ok(text) => output::say(&text).into(),
@@ -53,6 +60,16 @@ fn main() -> ExitCode {
     };
     let result = loadgen::run(&config, &stop, &mut output);
     output.finish(result).into()
+}
+
+/// `record`: writes down what comes, and says how much it was.
+fn keep_recording(args: &RecordArgs, stop: &Stop) -> Result<String, output::Failed> {
+    let recording = args.recording();
+    let kept = record(&recording, stop, &mut |line: &str| output::complain(line));
+    let Kept { messages, rejected } =
+        kept.map_err(|error| (error.to_string(), error.exit_code()))?;
+    let out = recording.out.display();
+    Ok(format!("{messages} messages recorded in {out}, {rejected} refused\n"))
 }
 
 /// `calibrate`: measures, keeps, and says what it found.

@@ -17,7 +17,7 @@ use loadgen::config::{self, Args, Command, Config};
 pub(crate) fn answer(args: &Args, config: &Config) -> Option<Result<String, Error>> {
     if let Some(command) = &args.command {
         return Some(Ok(match command {
-            Command::Calibrate => return None,
+            Command::Calibrate | Command::Record(_) => return None,
             Command::Examples => examples::text(),
             Command::Completions { shell } => completions(*shell),
             Command::Man => manual(),

@@ -149,7 +149,7 @@ impl Reader {
                 }
                 match request {
                     Some(request) => chunk.requests.push(request),
-                    None => chunk.bytes.extend_from_slice(lines.line()),
+                    None => self.layout.append(lines.line(), &mut chunk.bytes),
                 }
                 chunk.bytes.push(b'\n');
                 chunk.dues.push(due.ns);

@@ -20,6 +20,7 @@ mod metrics;
 mod output;
 mod own_hammer;
 mod queue;
+mod record;
 mod replay;
 mod screen;
 mod sealed;

@@ -367,9 +367,11 @@ fn a_recording_that_is_none_is_refused_before_anything_is_sent() {
     }
 }
 
+type Requests = Arc<Mutex<Vec<(String, String)>>>;
+
 /// A server of HTTP/1.1 that notes the head and the body of each request, and answers with the
 /// status that its path ends with.
-fn web() -> (u16, Arc<Mutex<Vec<(String, String)>>>) {
+fn web() -> (u16, Requests) {
     use std::io::{BufRead as _, BufReader, Read as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -26,6 +26,10 @@ const EXAMPLES: &[(&str, &str)] = &[
         "--stages 'rise=30s:20k,hold=2m@20k,fall=30s:0' -c 100",
     ),
     (
+        "What came to a port, with the gaps between it, at twice the speed.",
+        "--replay recorded.ndjson.gz --speed 2x -c 50",
+    ),
+    (
         "Bursts over a steady base, each with workers of its own.",
         "--burst rate=50k,for=1s,every=10s,base=1k -z 1m -c 100",
     ),

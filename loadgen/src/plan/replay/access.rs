@@ -15,6 +15,7 @@
 use memchr::{memchr, memchr2};
 
 use super::moment;
+use super::ndjson::RECORDED_AT;
 
 /// A line, cut into what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +85,17 @@ fn behind_time(at_ns: i64, rest: &[u8]) -> Option<Entry<'_>> {
         return None;
     }
     let is_combined = quoted(rest).and_then(quoted).is_some();
+    let at_ns = recorded_at(rest).unwrap_or(at_ns);
     let status = status.filter(|status| *status >= 100);
     Some(Entry { at_ns, request, status, bytes, is_combined })
+}
+
+/// The exact time that `record` puts behind an entry.
+fn recorded_at(rest: &[u8]) -> Option<i64> {
+    let (name, digits) = rest.split_at(memchr::memrchr(b'=', rest)? + 1);
+    let name = name.strip_suffix(b"=")?.strip_suffix(RECORDED_AT.as_bytes())?;
+    let is_last = digits.len() == 19 && name.ends_with(b" ");
+    is_last.then(|| moment::epoch(digits)).flatten()
 }
 
 /// Up to the next blank.
@@ -264,6 +274,16 @@ mod tests {
             let cut = (entry.status, entry.bytes, entry.is_combined);
             assert_eq!(cut, (status, bytes, is_combined), "{line}");
             assert_eq!(entry.at_ns, moment::rfc3339(b"2000-10-10T20:55:36Z").unwrap());
+        }
+    }
+
+    #[test]
+    fn an_exact_time_behind_an_entry_is_the_time() {
+        let line = format!("h - - {TIME} \"GET / HTTP/1.1\" 200 0 \"-\" \"a\" recorded_at=");
+        let at_ns = |end: &str| entry((line.clone() + end).as_bytes()).unwrap().at_ns;
+        assert_eq!(at_ns("1700000000123456789"), 1_700_000_000_123_456_789);
+        for end in ["", "170", "170000000012345678x"] {
+            assert_eq!(at_ns(end), moment::rfc3339(b"2000-10-10T20:55:36Z").unwrap());
         }
     }
 

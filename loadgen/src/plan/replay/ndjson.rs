@@ -9,9 +9,20 @@ use memchr::memchr2;
 
 use super::moment;
 
+/// Where `record` puts the time at which a line came: in front of everything else.
+pub const RECORDED_AT: &str = "recorded_at";
+
+/// The line as it was before `record` put its time in front: an opening brace, and this.
+pub fn behind_recorded_at(line: &[u8]) -> Option<&[u8]> {
+    let rest = line.strip_prefix(b"{\"")?.strip_prefix(RECORDED_AT.as_bytes())?;
+    let rest = rest.strip_prefix(b"\":")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    rest[digits..].strip_prefix(b",").filter(|_| digits > 0)
+}
+
 /// The names under which a timestamp is looked for when none was given, the likeliest first.
-pub const TIMESTAMP_FIELDS: [&str; 8] =
-    ["timestamp", "@timestamp", "time", "ts", "datetime", "eventTime", "date", "t"];
+pub const TIMESTAMP_FIELDS: [&str; 9] =
+    [RECORDED_AT, "timestamp", "@timestamp", "time", "ts", "datetime", "eventTime", "date", "t"];
 /// The names of a level, in the same way.
 pub const LEVEL_FIELDS: [&str; 5] = ["level", "severity", "log.level", "loglevel", "lvl"];
 

@@ -12,6 +12,8 @@ use super::access::{self, NotAnEntry};
 use super::ndjson::{self, LEVEL_FIELDS, TIMESTAMP_FIELDS, Value};
 use super::{Edge, Format, Replay};
 
+pub use super::ndjson::RECORDED_AT;
+
 /// Lines by which a recording's format is told.
 pub const SAMPLE_LINES: usize = 200;
 
@@ -37,6 +39,18 @@ impl Layout {
             None => field_of(sample)?.to_owned(),
         };
         Ok(Layout { format, timestamp_field })
+    }
+
+    /// Appends the line as it was sent once.
+    pub fn append(&self, line: &[u8], out: &mut Vec<u8>) {
+        let is_ours = self.format == Format::Ndjson && self.timestamp_field == RECORDED_AT;
+        match is_ours.then(|| ndjson::behind_recorded_at(line)).flatten() {
+            Some(rest) => {
+                out.push(b'{');
+                out.extend_from_slice(rest);
+            }
+            None => out.extend_from_slice(line),
+        }
     }
 
     /// What a line says.
