@@ -126,7 +126,7 @@ fn a_target_that_does_not_speak_it_is_told_in_words() {
     for (port, words) in
         [(older.port, "answers in HTTP/1.1"), (silent.port, "closed the connection")]
     {
-        let flags = "-n 10 -c 1 --connect-timeout-secs 300ms";
+        let flags = "-n 10 -c 1 --connect-timeout-secs 2";
         let run = run(&format!("http://127.0.0.1:{port}"), flags);
         assert_eq!((run.code, run.load("ok")), (15, 0), "{}", run.stderr);
         assert!(run.stderr.contains(words), "{}", run.stderr);
@@ -145,7 +145,7 @@ fn a_server_of_tls_that_chooses_another_version_is_told_in_words() {
     );
     let Some(nginx) = Nginx::start(test, "ssl", &server) else { return };
     let flags = format!(
-        "--ca-cert-path {} -n 10 -c 1 --connect-timeout-secs 300ms",
+        "--ca-cert-path {} -n 10 -c 1 --connect-timeout-secs 2",
         keys.path("ca.crt").display()
     );
     let run = run(&format!("https://127.0.0.1:{}", nginx.port), &flags);
@@ -184,7 +184,7 @@ fn frames_that_are_none_and_a_connection_that_is_cut_are_counted() {
             await_request(caught);
             caught.say(&bytes);
         });
-        let flags = "-n 3 -c 1 --connect-timeout-secs 300ms";
+        let flags = "-n 3 -c 1";
         let run = run(&format!("http://127.0.0.1:{}", server.port), flags);
         assert_eq!(run.load("ok"), 0);
         assert_eq!(run.error(code), 3, "{code}: {} {}", run.json["errors"], run.stderr);
