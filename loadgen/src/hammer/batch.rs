@@ -207,17 +207,17 @@ impl<'a> Batch<'a> {
             }
             return;
         }
-        let line_bytes_max = kit.payloads.line_bytes_max();
-        out.reserve(bytes_max.max(out.len() + line_bytes_max) - out.len());
+        let author = &self.identity.author;
+        let first_bytes_max = kit.payloads.bytes_max(author, self.first_seq + self.encoded);
+        out.reserve(bytes_max.max(out.len() + first_bytes_max) - out.len());
         let stamp = &mut *kit.stamp.borrow_mut();
         // When the batch began, or of the write before this one.
         stamp.set(self.clock.unix_ns(self.write_ns));
-        let full = bytes_max.saturating_sub(line_bytes_max);
         while self.encoded < self.claim.count {
-            let seq = self.first_seq + self.encoded;
-            kit.payloads.append(out, stamp, &self.identity.author, seq);
+            kit.payloads.append(out, stamp, author, self.first_seq + self.encoded);
             self.encoded += 1;
-            if out.len() > full {
+            let seq = self.first_seq + self.encoded;
+            if out.len() + kit.payloads.bytes_max(author, seq) > bytes_max {
                 break;
             }
         }

@@ -1,50 +1,107 @@
-//! What a message's bytes are: realistic log lines of about 200 bytes, built once, patched per
-//! message.
+//! What a message's bytes are.
 //!
-//! Owns the block of templates and the timestamp's text. Leaves buffers and sockets to the hammer.
-//! Invariant: every line that [`Payloads::append`] writes is one valid JSON object with `level` and
-//! `message`, ended by `\n`, and ends in `"run":"…","conn":N,"seq":N}` so that an audit finds who
-//! sent it by scanning backwards.
-//!
-//! ```text
-//! {"timestamp":"2026-11-21T03:53:57.123456Z","level":"INFO",…,"run":"r1","conn":17,"seq":345}\n
-//!               ^ patched in place            template .............................|^ appended
-//! ```
-//! Only the end may vary in length (JSON forbids leading zeros), so only the end is appended.
+//! Owns the choice between the built-in records, which cost two copies a message, and programs made
+//! of templates; and what is the same for both: sizes, damage on purpose, and the chance that one
+//! message has. Leaves buffers and sockets to the hammer.
+//! Invariant: a message's bytes follow from the seed, the run id, the stamp, the connection and the
+//! number of the message, whenever and wherever it is made (but for feeders that messages share,
+//! see [`feeder`]); [`Payloads::append`] makes no allocation once its buffer has room.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::compile::{Compiler, Fault, Parts, plain, quoted};
+use self::feeder::Feeder;
+use self::program::{End, FEEDERS_MAX, Program};
+use self::records::Records;
+use self::tree::Node;
 use super::random::Random;
+use crate::error::Error;
 
-/// Lines in a block: enough that they don't look alike, few enough to stay in a core's L2 cache.
-const TEMPLATES: usize = 500;
-/// Level and its share of a hundred lines.
-const LEVEL_MIX: [(&str, usize); 5] =
-    [("DEBUG", 10), ("INFO", 70), ("WARN", 12), ("ERROR", 7), ("CRITICAL", 1)];
-const SERVICES: [&str; 8] =
-    ["checkout", "catalog", "payments", "identity", "shipping", "search", "gateway", "ledger"];
-const OPENING: &str = "{\"timestamp\":\"";
-/// What lengthens a message: compressible as log lines are, and no run of one byte.
-const FILLING: &str = ", as seen by the collector of this host; nothing was lost on the way";
-/// All templates together, where lines are long; and how many there are at least.
-const BLOCK_BYTES_MAX: usize = 4 << 20;
-const TEMPLATES_MIN: usize = 4;
-/// What [`Payloads::append`] adds behind a template at least.
-const ENDING_BYTES_MIN: usize = "0,\"seq\":0}\n".len();
-/// An upper bound of what [`Payloads::append`] adds behind a template: conn, seq, and punctuation.
-const ENDING_BYTES_MAX: usize = 20 + ",\"seq\":".len() + 20 + "}\n".len();
+mod builtin;
+mod chance;
+mod compile;
+mod feeder;
+mod filling;
+mod malformed;
+mod moment;
+mod pattern;
+mod program;
+mod records;
+mod sizes;
+mod stamp;
+mod tree;
+mod words;
 
-/// The pre-built lines of a run.
-#[derive(Clone, Debug)]
-pub struct Payloads {
-    /// All templates, one behind the other.
-    block: Vec<u8>,
-    /// Where template i ends in `block`.
-    ends: Vec<u32>,
-    line_bytes_max: usize,
+pub use builtin::Builtin;
+pub use malformed::{Damage, Malformed};
+pub use sizes::Sizes;
+pub use stamp::Stamp;
+
+/// Where messages come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A template that is part of the program.
+    Builtin(Builtin),
+    /// A template file: JSON if its name ends so, else TOML.
+    File(PathBuf),
+}
+
+/// The messages of a flow, as they were asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// What they look like.
+    pub source: Source,
+    /// How long they are at least.
+    pub sizes: Sizes,
+    /// The share of them that is broken on purpose, 0.0 to 1.0.
+    pub malformed: f64,
+    /// How the connections of the flow are numbered.
+    pub numbering: Numbering,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted {
+            source: Source::Builtin(Builtin::Default),
+            sizes: Sizes::default(),
+            malformed: 0.0,
+            numbering: Numbering::default(),
+        }
+    }
+}
+
+/// How connections are numbered: each lane of a run counts on from its own number, in steps of
+/// all lanes, so that a number is unique in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbering {
+    /// Of the run.
+    pub lanes: u64,
+    /// The first of the flow, and how many it has, one behind the other.
+    pub first: u64,
+    /// See `first`.
+    pub count: u64,
+}
+
+impl Default for Numbering {
+    /// Of a run with one lane.
+    fn default() -> Self {
+        Numbering { lanes: 1, first: 0, count: 1 }
+    }
+}
+
+impl Numbering {
+    /// The connection's place among those of its flow, without gaps if its lanes are alike.
+    fn rank(self, author: &Author) -> u64 {
+        let lane = (author.conn % self.lanes).saturating_sub(self.first);
+        author.conn / self.lanes * self.count + lane
+    }
 }
 
 /// What a connection's lines have in common.
 #[derive(Clone, Debug)]
 pub struct Author {
+    conn: u64,
     /// `17,"seq":`
     ending: Vec<u8>,
     /// The first template of this connection, so that connections don't run in step.
@@ -55,6 +112,7 @@ impl Author {
     /// The author of connection `conn`.
     pub fn new(conn: u64) -> Author {
         Author {
+            conn,
             ending: format!("{conn},\"seq\":").into_bytes(),
             // Any multiplier without a common divisor with the number of templates will do.
             first: conn.wrapping_mul(7919),
@@ -62,238 +120,271 @@ impl Author {
     }
 }
 
-impl Payloads {
-    /// The block of `seed`; `run_id` is letters, digits, `-` and `_`. A line has at least
-    /// `bytes_min` bytes with its newline; its message is lengthened to that end.
-    pub fn new(seed: u64, run_id: &str, bytes_min: usize) -> Payloads {
-        assert!(
-            run_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
-            "a run id needs no escapes"
-        );
-        let mut random = Random::new(seed);
-        let mut levels: Vec<&str> = LEVEL_MIX
-            .iter()
-            .flat_map(|&(level, share)| std::iter::repeat_n(level, share * TEMPLATES / 100))
-            .collect();
-        random.shuffle(&mut levels);
-        // Fewer, where they are long: the block stays small, and the mix about the same.
-        levels.truncate((BLOCK_BYTES_MAX / bytes_min.max(1)).max(TEMPLATES_MIN));
-        let mut payloads =
-            Payloads { block: Vec::new(), ends: Vec::with_capacity(TEMPLATES), line_bytes_max: 0 };
-        for level in levels {
-            let line = template(level, run_id, bytes_min, &mut random);
-            payloads.block.extend_from_slice(line.as_bytes());
-            payloads.ends.push(u32::try_from(payloads.block.len()).expect("a small block"));
-            payloads.line_bytes_max = payloads.line_bytes_max.max(line.len() + ENDING_BYTES_MAX);
-        }
-        payloads
+/// From where the chance of a flow comes.
+#[derive(Clone, Copy, Debug)]
+struct Key(u64);
+
+impl Key {
+    fn new(seed: u64) -> Key {
+        Key(Random::new(seed ^ 0x5bd1_e995_9d1b_54a5).next_u64())
     }
 
-    /// No line is longer, with its newline.
-    pub fn line_bytes_max(&self) -> usize {
-        self.line_bytes_max
-    }
-
-    /// Appends message `seq` of `author` to `out`, which grows by at most [`Self::line_bytes_max`].
-    pub fn append(&self, out: &mut Vec<u8>, stamp: &Stamp, author: &Author, seq: u64) {
-        let template = self.template(author.first.wrapping_add(seq));
-        let start = out.len();
-        out.extend_from_slice(template);
-        let stamp_at = start + OPENING.len();
-        out[stamp_at..stamp_at + STAMP_BYTES].copy_from_slice(&stamp.text);
-        out.extend_from_slice(&author.ending);
-        out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
-        out.extend_from_slice(b"}\n");
-    }
-
-    fn template(&self, number: u64) -> &[u8] {
-        #[expect(clippy::cast_possible_truncation, reason = "below the number of templates")]
-        let index = (number % self.ends.len() as u64) as usize;
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
-        &self.block[start..self.ends[index] as usize]
+    /// The chance of one message.
+    fn of(self, author: &Author, seq: u64) -> MessageKey {
+        // Odd multipliers: no two connections, and no two messages, have the same.
+        let conn = Random::new(self.0 ^ author.conn.wrapping_mul(0xd6e8_feb8_6659_fd93)).next_u64();
+        let message = Random::new(conn ^ seq.wrapping_mul(0xa076_1d64_78bd_642f)).next_u64();
+        MessageKey { conn, message }
     }
 }
 
-fn template(level: &str, run_id: &str, bytes_min: usize, random: &mut Random) -> String {
-    let service = random.pick(&SERVICES);
-    let trace = random.next_u64();
-    let mut message = message(level, random);
-    let stamp = "0".repeat(STAMP_BYTES);
-    let before = format!(
-        "{OPENING}{stamp}\",\"level\":\"{level}\",\"service\":\"{service}\",\
-         \"trace\":\"{trace:016x}\",\"message\":\""
-    );
-    let behind = format!("\",\"run\":\"{run_id}\",\"conn\":");
-    let bytes = before.len() + message.len() + behind.len() + ENDING_BYTES_MIN;
-    let missing = bytes_min.saturating_sub(bytes);
-    message.extend(FILLING.chars().cycle().take(missing));
-    before + &message + &behind
+/// See [`Key::of`].
+#[derive(Clone, Copy, Debug)]
+struct MessageKey {
+    conn: u64,
+    message: u64,
 }
 
-fn message(level: &str, random: &mut Random) -> String {
-    let order = random.below(900_000) + 100_000;
-    let ms = random.below(480) + 20;
-    let choice = random.below(3);
-    match (level, choice) {
-        ("DEBUG", 0) => format!("cache miss for key user:{order}, loaded in {ms} ms"),
-        ("DEBUG", _) => format!("retry budget of upstream is {ms}, order {order} queued"),
-        ("INFO", 0) => format!("order {order} accepted, 3 items, {ms} ms"),
-        ("INFO", 1) => format!("GET /api/orders/{order} answered 200 in {ms} ms"),
-        ("INFO", _) => format!("session of user {order} renewed for {ms} minutes"),
-        ("WARN", 0) => format!("slow query: orders by customer {order} took {ms} ms"),
-        ("WARN", _) => format!("queue depth {order} above the high-water mark for {ms} ms"),
-        ("ERROR", 0) => format!("payment of order {order} declined by the bank after {ms} ms"),
-        ("ERROR", _) => format!("upstream reset the connection, order {order} after {ms} ms"),
-        (_, _) => format!("replica lost, {order} writes wait since {ms} ms, paging on-call"),
+/// Places besides the nodes of a template that draw.
+const SIZE: u64 = 1 << 40;
+const MALFORMED: u64 = 2 << 40;
+const FEEDER: u64 = 3 << 40;
+
+impl MessageKey {
+    fn at(key: u64, place: u64) -> Random {
+        Random::new(key ^ (place + 1).wrapping_mul(0xe703_7ed1_a0b4_28db))
+    }
+
+    /// For a node of a template.
+    fn node(self, number: u32) -> Random {
+        MessageKey::at(self.message, u64::from(number))
+    }
+
+    /// For the size.
+    fn size(self) -> Random {
+        MessageKey::at(self.message, SIZE)
+    }
+
+    /// For whether it is broken, and how.
+    fn malformed(self) -> Random {
+        MessageKey::at(self.message, MALFORMED)
+    }
+
+    /// For the row of a feeder.
+    fn feeder(self, index: u32) -> Random {
+        MessageKey::at(self.message, FEEDER + u64::from(index))
+    }
+
+    /// For the row that a connection keeps.
+    fn feeder_of_connection(self, index: u32) -> Random {
+        MessageKey::at(self.conn, FEEDER + u64::from(index))
     }
 }
 
-/// Bytes of `2026-11-21T03:53:57.123456Z`.
-const STAMP_BYTES: usize = 27;
-
-/// A point in time as text, UTC with microseconds; rewritten only as far as it changed.
+/// The messages of a flow.
 #[derive(Clone, Debug)]
-pub struct Stamp {
-    text: [u8; STAMP_BYTES],
-    second: u64,
+pub struct Payloads {
+    content: Content,
+    malformed: Option<Malformed>,
 }
 
-impl Default for Stamp {
-    fn default() -> Self {
-        let mut stamp = Stamp { text: [b'0'; STAMP_BYTES], second: u64::MAX };
-        stamp.set(0);
-        stamp
+#[derive(Clone, Debug)]
+enum Content {
+    Records(Records),
+    Program(Arc<Program>),
+}
+
+/// What messages look like, from a thousand of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// One, without its newline.
+    pub example: String,
+    /// Bytes, with newlines.
+    pub mean_bytes: f64,
+    /// The longest.
+    pub max_bytes: usize,
+    /// Why the engine would reject the first of them that it would, if it would.
+    pub rejected: Option<String>,
+}
+
+impl Payloads {
+    /// The default records of `seed`; `run_id` is letters, digits, `-` and `_`.
+    pub fn new(seed: u64, run_id: &str, bytes_min: usize) -> Payloads {
+        let records = Records::new(seed, run_id, &Sizes::fixed(bytes_min));
+        Payloads { content: Content::Records(records), malformed: None }
     }
-}
 
-impl Stamp {
-    /// Sets the time, nanoseconds since 1970-01-01 (no leap seconds, as Unix counts).
-    pub fn set(&mut self, unix_ns: u64) {
-        let second = unix_ns / 1_000_000_000;
-        if second != self.second {
-            self.second = second;
-            self.set_second(second);
+    /// What was asked for, with the files that it names.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the file, the field and the value; [`Error::Unusable`] a template
+    /// that cannot be read.
+    pub fn open(wanted: &Wanted, seed: u64, run_id: &str) -> Result<Payloads, Error> {
+        let Wanted { source, sizes, malformed, numbering } = wanted;
+        let content = match source {
+            Source::Builtin(Builtin::Default) => {
+                Content::Records(Records::new(seed, run_id, sizes))
+            }
+            Source::Builtin(builtin) => {
+                let template = Template { name: builtin.to_string(), folder: PathBuf::new() };
+                let tree = Node::from_toml(builtin.template());
+                Content::Program(Arc::new(template.program(tree, sizes, seed, run_id, *numbering)?))
+            }
+            Source::File(path) => {
+                let (template, tree) = read(path)?;
+                Content::Program(Arc::new(template.program(tree, sizes, seed, run_id, *numbering)?))
+            }
+        };
+        let malformed = Malformed::new(seed, *malformed);
+        if let (Some(_), Content::Program(program)) = (malformed, &content)
+            && !program.is_object
+        {
+            return Err(Error::Usage(
+                "MALFORMED breaks objects of JSON, and the TEMPLATE makes a text".to_owned(),
+            ));
         }
-        let mut micros = unix_ns / 1_000 % 1_000_000;
-        for at in (20..26).rev() {
-            self.text[at] = b'0' + (micros % 10) as u8;
-            micros /= 10;
+        Ok(Payloads { content, malformed })
+    }
+
+    /// The line of message `seq` of `author` is not longer, with its newline.
+    pub fn bytes_max(&self, author: &Author, seq: u64) -> usize {
+        let bytes_max = match &self.content {
+            Content::Records(records) => records.bytes_max(author, seq),
+            Content::Program(program) => program.bytes_max(author, seq),
+        };
+        if self.malformed.is_none() { bytes_max } else { Malformed::bytes_max(bytes_max) }
+    }
+
+    /// Appends message `seq` of `author` to `out`: one line, with its newline.
+    pub fn append(&self, out: &mut Vec<u8>, stamp: &Stamp, author: &Author, seq: u64) {
+        let start = out.len();
+        match &self.content {
+            Content::Records(records) => records.append(out, stamp, author, seq),
+            Content::Program(program) => program.append(out, stamp, author, seq),
+        }
+        if let Some(malformed) = &self.malformed {
+            malformed.damage(out, start, author, seq);
         }
     }
 
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text).expect("digits and punctuation")
+    /// Which messages are broken on purpose, if any.
+    pub fn malformed(&self) -> Option<Malformed> {
+        self.malformed
     }
 
-    fn set_second(&mut self, second: u64) {
-        let (year, month, day) = civil(second / 86_400);
-        let (hour, minute) = (second / 3600 % 24, second / 60 % 60);
-        let text = format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.000000Z",
-            second % 60
-        );
-        self.text.copy_from_slice(text.as_bytes());
+    /// A line is an object that an audit finds by its `run`, `conn` and `seq`.
+    pub fn has_identity(&self) -> bool {
+        match &self.content {
+            Content::Records(_) => true,
+            Content::Program(program) => matches!(program.end, End::Identity(_)),
+        }
+    }
+
+    /// The feeders, in words: `devices: 1,000 rows, one a message`; and after how many messages the
+    /// load ends because a feeder has no more rows.
+    pub fn feeders(&self) -> (Vec<String>, Option<u64>) {
+        let Content::Program(program) = &self.content else { return (Vec::new(), None) };
+        let stops = program.feeders.iter().filter(|feeder| feeder.asked.stops);
+        let end = stops.map(|feeder| feeder.rows() as u64).min();
+        (program.feeders.iter().map(Feeder::told).collect(), end)
+    }
+
+    /// What messages look like. Takes no row of a feeder from anybody: it is for a look, not for a
+    /// run.
+    pub fn sample(&self, stamp: &Stamp) -> Sample {
+        const MESSAGES: u64 = 1000;
+        let mut sample =
+            Sample { example: String::new(), mean_bytes: 0.0, max_bytes: 0, rejected: None };
+        let (author, mut out) = (Author::new(0), Vec::new());
+        let mut scratch = proto::Scratch::new();
+        for seq in 0..MESSAGES {
+            out.clear();
+            self.append(&mut out, stamp, &author, seq);
+            sample.mean_bytes += out.len() as f64 / MESSAGES as f64;
+            sample.max_bytes = sample.max_bytes.max(out.len());
+            if self.malformed.is_some_and(|malformed| malformed.has(&author, seq)) {
+                continue;
+            }
+            let line = out.strip_suffix(b"\n").unwrap_or(&out);
+            if sample.example.is_empty() {
+                sample.example = String::from_utf8_lossy(line).into_owned();
+            }
+            if sample.rejected.is_none()
+                && let Err(rejection) = proto::Record::parse(line, &mut scratch)
+            {
+                sample.rejected = Some(rejection.reason.into_owned());
+            }
+        }
+        sample
     }
 }
 
-/// Year, month, day of a day number since 1970-01-01 (Hinnant, "chrono-compatible low-level date
-/// algorithms", days_from_civil's inverse, for days that are not negative).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+/// A file, and where those that it names lie.
+struct Template {
+    name: String,
+    folder: PathBuf,
+}
+
+fn read(path: &std::path::Path) -> Result<(Template, Result<Node, String>), Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Unusable {
+        path: path.to_owned(),
+        knob: "TEMPLATE",
+        reason: error.to_string(),
+    })?;
+    let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    let tree = if is_json { Node::from_json(&text) } else { Node::from_toml(&text) };
+    let folder = path.parent().map(PathBuf::from).unwrap_or_default();
+    Ok((Template { name: path.display().to_string(), folder }, tree))
+}
+
+impl Template {
+    fn program(
+        &self,
+        tree: Result<Node, String>,
+        sizes: &Sizes,
+        seed: u64,
+        run_id: &str,
+        numbering: Numbering,
+    ) -> Result<Program, Error> {
+        let name = &self.name;
+        let unreadable = |reason| Error::Usage(format!("cannot use {name} (TEMPLATE): {reason}"));
+        let tree = tree.map_err(unreadable)?;
+        let located = |Fault { line, path, reason }: Fault| {
+            let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+            let path = if path.is_empty() { path } else { format!("{path}: ") };
+            Error::Usage(format!("{name}{line} (TEMPLATE): {path}{reason}"))
+        };
+        let parts = Parts::of(&tree).map_err(located)?;
+        let is_object = parts.fields.is_some();
+        let mut feeders = Vec::new();
+        for (asked, file) in parts.feeders().map_err(located)? {
+            let (path, feeder) = (self.folder.join(file), asked.name.clone());
+            // Each shuffled on its own.
+            let seed = Random::new(seed ^ feeders.len() as u64).next_u64();
+            let escape = |cell: &str| if is_object { Ok(quoted(cell)) } else { plain(cell) };
+            let read = Feeder::read(asked, &path, seed, escape);
+            feeders.push(read.map_err(|reason| {
+                Error::Usage(format!("{name} (TEMPLATE): feeders.{feeder}: {reason}"))
+            })?);
+            if feeders.len() > FEEDERS_MAX {
+                return Err(unreadable(format!("more than {FEEDERS_MAX} feeders")));
+            }
+        }
+        let sizes = (sizes.max() > 0).then(|| sizes.clone());
+        let mut compiler = Compiler::new(parts, &feeders, run_id);
+        compiler.check_values().map_err(located)?;
+        let block = compiler.message(sizes.is_some()).map_err(located)?;
+        let end = match is_object {
+            true if parts.has_identity => {
+                End::Identity(format!(",\"run\":\"{run_id}\",\"conn\":").into_bytes())
+            }
+            true => End::Bytes(b"}"),
+            false => End::Bytes(b""),
+        };
+        let key = Key::new(seed);
+        Ok(Program::new(block, end, sizes, key, feeders, numbering, is_object))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-    use serde_json::Value;
-
-    use super::*;
-
-    fn lines(seed: u64, conn: u64, seqs: std::ops::Range<u64>) -> Vec<String> {
-        let (payloads, author, mut out) =
-            (Payloads::new(seed, "run-1", 0), Author::new(conn), Vec::new());
-        let mut stamp = Stamp::default();
-        stamp.set(1_795_233_237_123_456_789);
-        for seq in seqs {
-            let before = out.len();
-            payloads.append(&mut out, &stamp, &author, seq);
-            assert!(out.len() - before <= payloads.line_bytes_max());
-        }
-        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn every_line_is_a_record_that_says_who_sent_it() {
-        for (seq, line) in lines(1, 17, 0..2000).iter().enumerate() {
-            let value: Value = serde_json::from_str(line).unwrap();
-            assert_eq!(value["timestamp"], "2026-11-21T03:53:57.123456Z");
-            assert!(value["level"].is_string() && value["message"].is_string(), "{line}");
-            assert!(
-                line.ends_with(&format!(",\"run\":\"run-1\",\"conn\":17,\"seq\":{seq}}}")),
-                "{line}"
-            );
-            proto::record::Record::parse(line.as_bytes(), &mut proto::record::Scratch::new())
-                .map(|_| ())
-                .map_err(|rejection| rejection.reason.into_owned())
-                .unwrap();
-        }
-    }
-
-    #[test]
-    fn lines_are_about_200_bytes_and_levels_are_mixed_as_said() {
-        let lines = lines(1, 0, 0..500);
-        let mean = lines.iter().map(|line| line.len() + 1).sum::<usize>() / lines.len();
-        assert!((195..=210).contains(&mean), "{mean}");
-        assert!(lines.iter().all(|line| (160..260).contains(&line.len())));
-        let mut levels = BTreeMap::new();
-        for line in &lines {
-            let value: Value = serde_json::from_str(line).unwrap();
-            *levels.entry(value["level"].as_str().unwrap().to_owned()).or_insert(0) += 1;
-        }
-        let expected = LEVEL_MIX.map(|(level, share)| (level.to_owned(), share * 5));
-        assert_eq!(levels, BTreeMap::from(expected));
-    }
-
-    #[test]
-    fn lines_are_as_long_as_asked_and_still_records() {
-        for bytes_min in [500, 4096, 1 << 20] {
-            let payloads = Payloads::new(1, "run-1", bytes_min);
-            let mut out = Vec::new();
-            payloads.append(&mut out, &Stamp::default(), &Author::new(0), 0);
-            assert_eq!(out.len(), bytes_min);
-            assert!(serde_json::from_slice::<Value>(&out).unwrap()["message"].is_string());
-            assert!(payloads.block.len() <= 2 * BLOCK_BYTES_MAX, "{}", payloads.block.len());
-        }
-    }
-
-    #[test]
-    fn a_seed_gives_the_same_lines_and_another_seed_others() {
-        assert_eq!(lines(1, 3, 0..100), lines(1, 3, 0..100));
-        assert_ne!(lines(1, 3, 0..100), lines(2, 3, 0..100));
-    }
-
-    proptest! {
-        #[test]
-        fn a_stamp_is_what_jiff_prints(unix_ns in 0u64..4_000_000_000_000_000_000) {
-            let mut stamp = Stamp::default();
-            stamp.set(unix_ns);
-            let oracle = jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).unwrap();
-            prop_assert_eq!(stamp.as_str(), oracle.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
-            // A second later, from the same state: the cached part is refreshed.
-            stamp.set(unix_ns + 1_000_000_000);
-            let oracle = jiff::Timestamp::from_nanosecond(i128::from(unix_ns + 1_000_000_000)).unwrap();
-            prop_assert_eq!(stamp.as_str(), oracle.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
-        }
-    }
-}
+mod tests;

@@ -32,6 +32,11 @@ impl Random {
         (wide >> 64) as u64
     }
 
+    /// A number from 0 on, below 1: all multiples of 2^-53 are as likely.
+    pub fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// One of `choices`.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.index(choices.len())]
