@@ -17,7 +17,8 @@ pub struct Stamp {
 
 impl Default for Stamp {
     fn default() -> Self {
-        let mut stamp = Stamp { text: [b'0'; STAMP_BYTES], unix_ns: 0, second: u64::MAX };
+        let text = *b"0000-00-00T00:00:00.000000Z";
+        let mut stamp = Stamp { text, unix_ns: 0, second: u64::MAX };
         stamp.set(0);
         stamp
     }
@@ -47,11 +48,16 @@ impl Stamp {
     fn set_second(&mut self, second: u64) {
         let (year, month, day) = civil(second / 86_400);
         let (hour, minute) = (second / 3600 % 24, second / 60 % 60);
-        let text = format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.000000Z",
-            second % 60
-        );
-        self.text.copy_from_slice(text.as_bytes());
+        let mut put = |at: usize, number: u64| {
+            self.text[at] = b'0' + (number / 10 % 10) as u8;
+            self.text[at + 1] = b'0' + (number % 10) as u8;
+        };
+        put(0, year / 100);
+        for (at, number) in
+            [(2, year), (5, month), (8, day), (11, hour), (14, minute), (17, second % 60)]
+        {
+            put(at, number);
+        }
     }
 }
 
