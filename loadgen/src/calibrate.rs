@@ -17,6 +17,7 @@ use crate::measure::environment::Environment;
 use crate::measure::progress::Progress;
 use crate::measure::slo::percent;
 use crate::measure::summary::{Verdict, rate};
+use crate::plan::payloads::Sizes;
 use crate::plan::shape::{Arrivals, CatchUp, Constant, Pacing, Shape};
 
 pub(crate) mod sink;
@@ -50,8 +51,11 @@ pub struct Key {
     pub cpu_list: Vec<usize>,
     /// `release 0.1.0`.
     pub build: String,
+    /// What messages look like: the name of a built-in, or the path of a template.
+    #[serde(default)]
+    pub payload: String,
     /// Bytes of a message at least.
-    pub payload_bytes: usize,
+    pub payload_bytes: Sizes,
     /// Messages in a batch.
     pub batch_size: u64,
     /// Batches are packed.
@@ -137,7 +141,7 @@ pub fn calibrate(
         )));
     }
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
-    let config = crate::resolve(config, &cpus);
+    let config = crate::resolve(config, &cpus)?;
     let environment = Environment::detect(cpus.affinity.clone(), cpus.quota, config.shards);
     let key = Key::new(&config, &environment).map_err(Error::Usage)?;
     let free: Vec<usize> = cpus.affinity.iter().skip(config.shards).copied().collect();
@@ -246,6 +250,8 @@ fn turn_of(
         connection_secs_max: Duration::ZERO,
         connection_messages_max: 0,
         think_time: Default::default(),
+        // The sink takes everything.
+        malformed: 0.0,
         ..config.flows[0].clone()
     };
     Config {
@@ -287,7 +293,11 @@ impl Key {
             cpu_model: environment.cpu_model.clone(),
             cpu_list: environment.cpu_list.clone(),
             build: format!("{} {}", environment.build, env!("CARGO_PKG_VERSION")),
-            payload_bytes: flow.payload_bytes,
+            payload: match &flow.template {
+                Some(path) => path.display().to_string(),
+                None => flow.payload.to_string(),
+            },
+            payload_bytes: flow.payload_bytes.clone(),
             batch_size: flow.batch_size,
             compress: flow.compress,
             replies: flow.replies.to_string(),

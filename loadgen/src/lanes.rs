@@ -18,7 +18,7 @@ use crate::measure::recorder::Latencies;
 use crate::measure::slo::Names;
 use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::validity::target::Listens;
-use crate::plan::payloads::Payloads;
+use crate::plan::payloads::{Numbering, Payloads};
 use crate::plan::schedule::{Part, Schedule};
 use crate::replay;
 use crate::shard::{News, Orders};
@@ -78,7 +78,7 @@ pub(crate) fn names(config: &Config) -> Names {
 /// than the flow before it.
 ///
 /// # Errors
-/// Those of `aim`, which says what a flow aims at.
+/// Those of `aim`, which says what a flow aims at, and of its payloads.
 pub(crate) fn orders(
     config: &Config,
     halt: &Stop,
@@ -106,7 +106,8 @@ pub(crate) fn orders(
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
         let target = aim(flow)?;
         listens.extend(&target.listens);
-        let payloads = Payloads::new(config.seed, run_id, flow.payload_bytes);
+        let numbering = Numbering { lanes: lanes as u64, first: lane as u64, count: parts as u64 };
+        let payloads = Payloads::open(&flow.wanted(numbering), config.seed, run_id)?;
         let (suppliers, handles) = replay::open(index, flow, &schedule, parts)?;
         readers.extend(handles);
         for part in 0..parts {

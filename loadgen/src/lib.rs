@@ -20,8 +20,8 @@
 //! ```
 //!
 //! Invariant: `offered = sent + unsent` and
-//! `sent = ok + filtered + error + unanswered + unacknowledged`, in every summary, however the run
-//! ended.
+//! `sent = ok + filtered + error + unanswered + unacknowledged + malformed.rejected`, in every
+//! summary, however the run ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,7 @@ use crate::hammer::{BatchHammer, Hammer};
 use crate::lanes::Channels;
 use crate::measure::environment::Environment;
 use crate::measure::summary::{SCHEMA_VERSION, Tool};
+use crate::plan::payloads::{self, Numbering};
 use crate::plan::random::Random;
 use crate::referee::Referee;
 use crate::shard::{Report, Starter};
@@ -129,7 +130,7 @@ fn run_against(
 ) -> Result<Outcome, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
-    let config = resolve(config, &cpus);
+    let config = resolve(config, &cpus)?;
     let names = lanes::names(&config);
     config.slo.iter().try_for_each(|slo| slo.check(&names)).map_err(Error::Usage)?;
     uring::probe()?;
@@ -177,16 +178,25 @@ fn run_against(
 /// What [`run`] would make of `config` on this machine; a run id is drawn only there.
 ///
 /// # Errors
-/// The values make no sense, or the cpus cannot be asked for.
+/// The values make no sense, a template neither, or the cpus cannot be asked for.
 pub fn resolved(config: &Config) -> Result<Config, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
-    Ok(Config { run_id: config.run_id.clone(), ..resolve(config, &cpus) })
+    Ok(Config { run_id: config.run_id.clone(), ..resolve(config, &cpus)? })
 }
 
 /// The configuration with nothing left open.
-fn resolve(config: &Config, cpus: &Cpus) -> Config {
+fn resolve(config: &Config, cpus: &Cpus) -> Result<Config, Error> {
     let mut config = config.clone();
+    for flow in &mut config.flows {
+        flow.feeder_rows = payloads::rows_until_end(&flow.wanted(Numbering::default()))?;
+        if flow.feeder_rows.is_some() && !config.warmup_secs.is_zero() {
+            return Err(Error::Usage(
+                "WARMUP_SECS would use up rows of a feeder that ends the load (end = \"stop\")"
+                    .to_owned(),
+            ));
+        }
+    }
     if config.shards == 0 {
         config.shards = cpus.shards_default();
     }
@@ -198,7 +208,7 @@ fn resolve(config: &Config, cpus: &Cpus) -> Config {
         let entropy = u64::try_from(now & i128::from(u64::MAX)).unwrap_or_default();
         format!("{:08x}", Random::new(entropy ^ pid.rotate_left(32)).next_u64() >> 32)
     });
-    config
+    Ok(config)
 }
 
 fn tool() -> Tool {

@@ -176,10 +176,11 @@ impl Referee {
 
 impl Known {
     fn of(sum: &Sum) -> Known {
-        let Counts { ok, filtered, unacknowledged, unanswered, unsent, .. } = sum.tally.counts;
+        let Counts { ok, filtered, unacknowledged, malformed, unanswered, unsent, .. } =
+            sum.tally.counts;
         Known {
             offered: sum.offered,
-            answered: ok + filtered + unacknowledged,
+            answered: ok + filtered + unacknowledged + malformed.rejected,
             errors: sum.tally.counts.error(),
             unanswered,
             unsent,
@@ -323,7 +324,10 @@ fn steadiness(config: &Config, rows: &[Second], load_ended_ns: u64) -> Result<St
     };
     let rows: Vec<&Second> = rows.iter().filter(is_whole).collect();
     let is_answered = config.flows.iter().any(|flow| flow.scheme != Scheme::Udp);
-    let count = |row: &&Second| if is_answered { row.ok + row.filtered } else { row.sent };
+    let count = |row: &&Second| match is_answered {
+        true => row.ok + row.filtered + row.rejected,
+        false => row.sent,
+    };
     let throughput: Vec<f64> = rows.iter().map(|row| count(row) as f64).collect();
     let medians: Vec<f64> =
         rows.iter().filter_map(|row| row.response_p50_ns).map(|ns| ns as f64).collect();

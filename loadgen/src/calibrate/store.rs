@@ -63,6 +63,7 @@ fn hash(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::calibrate::{Against, Ceiling, Drive};
+    use crate::plan::payloads::Sizes;
     use crate::plan::shape::Pacing;
 
     fn calibration() -> Calibration {
@@ -71,7 +72,8 @@ mod tests {
             cpu_model: "c".into(),
             cpu_list: vec![0, 1],
             build: "release 0.1.0".into(),
-            payload_bytes: 0,
+            payload: "default".into(),
+            payload_bytes: Sizes::default(),
             batch_size: 100,
             compress: false,
             replies: "each".into(),

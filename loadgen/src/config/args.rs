@@ -19,6 +19,7 @@ use super::http::{Body, Header, Token, method};
 use super::sockets::{Source, switch};
 use crate::measure::slo::Slo;
 use crate::plan::journey::presets::Preset;
+use crate::plan::payloads::{Builtin, Sizes};
 use crate::plan::replay::{Edge, Format, Speed};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Pacing, Stages, Wave};
 
@@ -144,10 +145,23 @@ pub struct Args {
           value_parser = units::bytes_usize)]
     pub receive_buffer: Option<usize>,
 
-    /// Bytes of a message at least; shorter ones are lengthened
-    #[arg(long, env = "PAYLOAD_BYTES", value_name = "PAYLOAD_BYTES", default_value = "0",
-          value_parser = units::bytes_usize)]
-    pub payload_bytes: usize,
+    /// What messages look like: default, app, nginx, syslog, k8s, stacktrace, iot
+    #[arg(long, env = "PAYLOAD", value_name = "PAYLOAD", default_value = "default")]
+    pub payload: Builtin,
+
+    /// A file that says what messages look like, instead of PAYLOAD: TOML, or JSON (*.json)
+    #[arg(long, env = "TEMPLATE", value_name = "PATH")]
+    pub template: Option<PathBuf>,
+
+    /// Bytes of a message at least; shorter ones are lengthened: 256, 128..4k, normal:256,64,
+    /// lognormal:256,0.8, exponential:512, or a mixture: 64:90%,16k:10%
+    #[arg(long, env = "PAYLOAD_BYTES", value_name = "PAYLOAD_BYTES", default_value = "0")]
+    pub payload_bytes: Sizes,
+
+    /// Share of messages that are broken on purpose, and that the target has to reject: 1% or 0.01
+    #[arg(long, env = "MALFORMED", value_name = "MALFORMED", default_value = "0",
+          value_parser = units::share)]
+    pub malformed: f64,
 
     /// Messages from a recording, with the gaps between them: NDJSON with a timestamp, an access log
     /// of Apache or nginx, plain or gzip, or a folder of segments

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use clap_complete::Shell;
 use runtime::units;
 
+use crate::plan::payloads::Builtin;
 use crate::record::{Protocol, Recording};
 
 /// What is recorded, and until when.
@@ -59,8 +60,12 @@ pub enum Command {
     Calibrate,
     /// Record what clients send to a port into a file for --replay, until Ctrl-C or a bound
     Record(RecordArgs),
-    /// Print command lines that are worth knowing, with a sentence each
-    Examples,
+    /// Print command lines that are worth knowing, with a sentence each; or the template of a
+    /// PAYLOAD, to begin one of your own
+    Examples {
+        /// default, app, nginx, syslog, k8s, stacktrace, iot
+        payload: Option<Builtin>,
+    },
     /// Print completions for a shell, to be sourced
     Completions {
         /// Which shell

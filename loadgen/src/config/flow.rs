@@ -20,6 +20,7 @@ use super::sockets::Sockets;
 use crate::error::Error;
 use crate::plan::journey::presets::Preset;
 use crate::plan::journey::{Journey, StepText};
+use crate::plan::payloads::{Builtin, Numbering, Sizes, Source, Wanted};
 use crate::plan::replay::{Replay, Speed};
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
@@ -34,8 +35,6 @@ const UDP_DATAGRAM_BYTES: usize = 1400;
 const UDP_DATAGRAM_BYTES_MAX: usize = 65_507;
 /// More tasks than this on one machine measure the generator.
 const CONCURRENCY_MAX: usize = 1_000_000;
-/// A line that is longer is no log line.
-const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 /// A flow, resolved. [`Flow::default`] is the documented defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,8 +74,18 @@ pub struct Flow {
     pub connection_messages_max: u64,
     /// How its sockets are made.
     pub sockets: Sockets,
+    /// What messages look like, unless there is a template.
+    pub payload: Builtin,
+    /// The file that says what they look like.
+    pub template: Option<PathBuf>,
     /// Bytes of a message at least.
-    pub payload_bytes: usize,
+    pub payload_bytes: Sizes,
+    /// The share of messages that are broken on purpose, 0.0 to 1.0.
+    pub malformed: f64,
+    /// Messages after which a feeder of the template has no more rows, which ends the load; found
+    /// by [`crate::resolved`], not a knob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feeder_rows: Option<u64>,
     /// `each` or `range`.
     #[serde(with = "word")]
     pub replies: Replies,
@@ -130,7 +139,11 @@ impl Default for Flow {
             connection_secs_max: Duration::ZERO,
             connection_messages_max: 0,
             sockets: Sockets::default(),
-            payload_bytes: 0,
+            payload: Builtin::Default,
+            template: None,
+            payload_bytes: Sizes::default(),
+            malformed: 0.0,
+            feeder_rows: None,
             replies: Replies::Each,
             durability: None,
             hit_timeout_ms: None,
@@ -182,7 +195,11 @@ impl Flow {
                 send_buffer: args.send_buffer,
                 receive_buffer: args.receive_buffer,
             },
-            payload_bytes: args.payload_bytes,
+            payload: args.payload,
+            template: args.template.clone(),
+            payload_bytes: args.payload_bytes.clone(),
+            malformed: args.malformed,
+            feeder_rows: None,
             replies: args.replies,
             durability: args.durability,
             hit_timeout_ms: args.hit_timeout_ms,
@@ -356,8 +373,15 @@ impl Flow {
                 self.udp_datagram_bytes
             ));
         }
-        if self.payload_bytes > PAYLOAD_BYTES_MAX {
-            return wrong(format!("PAYLOAD_BYTES {} is more than 1MiB", self.payload_bytes));
+        if let (Some(template), false) = (&self.template, self.payload == Builtin::Default) {
+            return wrong(format!(
+                "TEMPLATE {} beside PAYLOAD {}: one of the two",
+                template.display(),
+                self.payload
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.malformed) {
+            return wrong(format!("MALFORMED {} is not 0 to 1", self.malformed));
         }
         if self.shape == Shape::Closed {
             let only_open = [
@@ -469,11 +493,22 @@ impl Flow {
         Schedule::new(&self.shape, self.arrivals, warm_up, self.bounds(), &self.name)
     }
 
+    /// What its messages are, on the lanes that `numbering` tells.
+    pub fn wanted(&self, numbering: Numbering) -> Wanted {
+        let source = match &self.template {
+            Some(path) => Source::File(path.clone()),
+            None => Source::Builtin(self.payload),
+        };
+        let (sizes, malformed) = (self.payload_bytes.clone(), self.malformed);
+        Wanted { source, sizes, malformed, numbering }
+    }
+
     /// Where the measured load ends.
     pub fn bounds(&self) -> Bounds {
         let duration_ns = crate::clock::nanos(self.duration_secs);
+        let total = (self.total_logs > 0).then_some(self.total_logs);
         Bounds {
-            total: (self.total_logs > 0).then_some(self.total_logs),
+            total: total.into_iter().chain(self.feeder_rows).min(),
             duration_ns: (duration_ns > 0).then_some(duration_ns),
         }
     }

@@ -11,11 +11,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use proto::Code;
+
 use super::Kit;
 use crate::clock::Clock;
 use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Answer, Cause, Causes, Recorder, StageRecorder};
-use crate::plan::payloads::Author;
+use crate::measure::recorder::{Answer, Cause, Causes, LineSizes, Recorder, StageRecorder};
+use crate::plan::payloads::{Author, Malformed};
 use crate::replay::feed::{Recorded, RecordedRequest};
 
 /// Who a connection is in its messages, and what became of them.
@@ -153,6 +155,10 @@ pub struct Batch<'a> {
     settled_ns: u64,
     /// Where its one journey is, and since when.
     step: Option<(usize, u64)>,
+    /// Encoded, and not told the recorder yet.
+    lines: LineSizes,
+    /// Which of them are broken on purpose, if any.
+    malformed: Option<Malformed>,
 }
 
 impl<'a> Batch<'a> {
@@ -190,6 +196,8 @@ impl<'a> Batch<'a> {
             read_ns: now_ns,
             settled_ns: 0,
             step: None,
+            lines: LineSizes::default(),
+            malformed: None,
         }
     }
 
@@ -213,9 +221,12 @@ impl<'a> Batch<'a> {
         let stamp = &mut *kit.stamp.borrow_mut();
         // When the batch began, or of the write before this one.
         stamp.set(self.clock.unix_ns(self.write_ns));
+        self.malformed = kit.payloads.malformed();
         while self.encoded < self.claim.count {
+            let start = out.len();
             kit.payloads.append(out, stamp, author, self.first_seq + self.encoded);
             self.encoded += 1;
+            self.lines.add((out.len() - start) as u64);
             let seq = self.first_seq + self.encoded;
             if out.len() + kit.payloads.bytes_max(author, seq) > bytes_max {
                 break;
@@ -324,6 +335,13 @@ impl<'a> Batch<'a> {
             lateness.add(due_ns, n);
         });
         recorder.sending(lateness.causes());
+        recorder.lines(std::mem::take(&mut self.lines));
+        if let Some(malformed) = &self.malformed {
+            let author = &self.identity.author;
+            let seqs = range.clone().map(|index| self.first_seq + index);
+            let broken = seqs.filter(|&seq| malformed.has(author, seq)).count();
+            recorder.malformed_sent(broken as u64);
+        }
         self.written = range.end;
         self.identity.writes.push_back(Write { end: range.end, at_ns });
     }
@@ -348,14 +366,35 @@ impl<'a> Batch<'a> {
     }
 
     /// The next `n` messages were answered in that read.
-    pub fn answered(&mut self, answer: Answer, n: u64) {
+    pub fn answered(&mut self, answer: Answer, mut n: u64) {
         assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        while self.malformed.is_some() && n > 0 {
+            let (is_broken, run) = self.run(self.answered, n);
+            match is_broken {
+                true => self.next_failed(Failed::Accepted, run),
+                false => self.next_answered(Settled::By(answer), run),
+            }
+            n -= run;
+        }
+        if n > 0 {
+            self.next_answered(Settled::By(answer), n);
+        }
+    }
+
+    /// Of the messages from `index` on, `n` at most, those up to the first that is of another kind:
+    /// whether they are broken on purpose, and how many.
+    fn run(&self, index: u64, n: u64) -> (bool, u64) {
+        let Some(malformed) = &self.malformed else { return (false, n) };
+        malformed.run(&self.identity.author, self.first_seq + index, n)
+    }
+
+    fn next_answered(&mut self, settled: Settled, n: u64) {
         assert_eq!(self.ahead, 0, "in order, or by number");
         let first = self.first_seq + self.answered;
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
-        recorder.answered(answer, n);
+        settled.record(&mut recorder, n);
         if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
             recorder.settling();
             recorder.heard(done_ns);
@@ -365,7 +404,7 @@ impl<'a> Batch<'a> {
             recorder.served(sent_ns, done_ns, range.end - range.start);
             claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
         });
-        if answer == Answer::Ok && self.identity.keeps_ledger {
+        if settled == Settled::By(Answer::Ok) && self.identity.keeps_ledger {
             self.identity.ledger.acknowledge(first, n);
         }
         self.progress_ns.set(done_ns);
@@ -373,13 +412,27 @@ impl<'a> Batch<'a> {
     }
 
     /// The next `n` messages were answered with an error in that read.
-    pub fn rejected(&mut self, code: &str, n: u64) {
+    pub fn rejected(&mut self, code: &str, mut n: u64) {
         assert!(n <= self.unanswered(), "the hammer checks replies to nothing");
+        while self.malformed.is_some() && n > 0 {
+            let (is_broken, run) = self.run(self.answered, n);
+            match is_broken && is_about_content(code) {
+                true => self.next_answered(Settled::Rejected, run),
+                false => self.next_failed(Failed::By(code), run),
+            }
+            n -= run;
+        }
+        if n > 0 {
+            self.next_failed(Failed::By(code), n);
+        }
+    }
+
+    fn next_failed(&mut self, failed: Failed<'_>, n: u64) {
         assert_eq!(self.ahead, 0, "in order, or by number");
         let done_ns = self.read_ns;
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
-        recorder.failed(code, n);
+        failed.record(&mut recorder, n);
         if std::mem::replace(&mut self.settled_ns, done_ns) != done_ns {
             recorder.settling();
             recorder.heard(done_ns);
@@ -396,11 +449,37 @@ impl<'a> Batch<'a> {
     /// those before them: for protocols whose replies come in any order. A batch is settled either
     /// so or by [`Self::answered`].
     pub fn answered_at(&mut self, first: u64, n: u64, answer: Answer) {
-        let mark = if answer == Answer::Ok { Mark::Acknowledged } else { Mark::Settled };
+        let (mut at, end) = (first, first + n);
+        while at < end {
+            let (is_broken, run) = self.run(at, end - at);
+            match is_broken {
+                true => self.failed_at(at, run, Failed::Accepted),
+                false => self.settled_at(at, run, Settled::By(answer)),
+            }
+            at += run;
+        }
+    }
+
+    /// Messages `first..first + n` of the batch were answered with an error in that read.
+    pub fn rejected_at(&mut self, first: u64, n: u64, code: &str) {
+        let (mut at, end) = (first, first + n);
+        while at < end {
+            let (is_broken, run) = self.run(at, end - at);
+            match is_broken && is_about_content(code) {
+                true => self.settled_at(at, run, Settled::Rejected),
+                false => self.failed_at(at, run, Failed::By(code)),
+            }
+            at += run;
+        }
+    }
+
+    fn settled_at(&mut self, first: u64, n: u64, settled: Settled) {
+        let is_ok = settled == Settled::By(Answer::Ok);
+        let mark = if is_ok { Mark::Acknowledged } else { Mark::Settled };
         let done_ns = self.read_ns;
         let claim = self.claim;
         self.settle_at(first, n, mark, |recorder, sent_ns, range| match sent_ns {
-            None => recorder.answered(answer, n),
+            None => settled.record(recorder, n),
             Some(sent_ns) => {
                 recorder.served(sent_ns, done_ns, range.end - range.start);
                 claim.runs(range, |due_ns, n| recorder.responded(due_ns, done_ns, n));
@@ -408,14 +487,13 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Messages `first..first + n` of the batch were answered with an error in that read.
-    pub fn rejected_at(&mut self, first: u64, n: u64, code: &str) {
+    fn failed_at(&mut self, first: u64, n: u64, failed: Failed<'_>) {
         let done_ns = self.read_ns;
         let claim = self.claim;
         self.settle_at(first, n, Mark::Settled, |recorder, sent_ns, range| match sent_ns {
-            None => recorder.failed(code, n),
+            None => failed.record(recorder, n),
             Some(sent_ns) => {
-                claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n))
+                claim.runs(range, |due_ns, n| recorder.censored(due_ns, Some(sent_ns), done_ns, n));
             }
         });
     }
@@ -624,6 +702,54 @@ impl StatusCode {
     }
 }
 
+/// How messages were settled as they should be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    By(Answer),
+    /// They were broken on purpose, and the target said so.
+    Rejected,
+}
+
+impl Settled {
+    fn record(self, recorder: &mut StageRecorder<'_>, n: u64) {
+        match self {
+            Settled::By(answer) => recorder.answered(answer, n),
+            Settled::Rejected => recorder.malformed_rejected(n),
+        }
+    }
+}
+
+/// How messages failed.
+#[derive(Clone, Copy)]
+enum Failed<'c> {
+    By(&'c str),
+    /// They were broken on purpose, and the target took them.
+    Accepted,
+}
+
+impl Failed<'_> {
+    fn record(self, recorder: &mut StageRecorder<'_>, n: u64) {
+        match self {
+            Failed::By(code) => recorder.failed(code, n),
+            Failed::Accepted => recorder.malformed_accepted(n),
+        }
+    }
+}
+
+/// An error by this code is about what the message says, not about the target's own state: so a
+/// broken message is rejected. HTTP has its status at the end of the code.
+fn is_about_content(code: &str) -> bool {
+    let busy = [Code::Overloaded, Code::BreakerOpen, Code::StorageFailed, Code::DiskFull];
+    if busy.iter().any(|it| it.as_str() == code) {
+        return false;
+    }
+    let digits = code.len().checked_sub(3).and_then(|at| code.get(at..));
+    match digits.and_then(|digits| digits.parse::<u16>().ok()) {
+        Some(status) => matches!(status, 400..=499) && !matches!(status, 401 | 403 | 408 | 429),
+        None => true,
+    }
+}
+
 /// Why the messages of one write are late.
 ///
 /// ```text
@@ -708,7 +834,7 @@ mod tests {
     use crate::hammer::Broken;
     use crate::hammer::replies::ReplyLines;
     use crate::measure::recorder::{StageInterval, code};
-    use crate::plan::payloads::Payloads;
+    use crate::plan::payloads::{Payloads, Wanted};
 
     struct Rig {
         clock: Clock,
@@ -810,6 +936,76 @@ mod tests {
         }
         let (totals, ledger) = rig.totals();
         assert_eq!((totals.tally.counts.filtered, ledger.sent, ledger.ok.len()), (5, 5, 0));
+    }
+
+    #[test]
+    fn a_message_that_is_broken_on_purpose_is_no_error_unless_it_is_taken() {
+        let wanted = Wanted { malformed: 0.25, ..Wanted::default() };
+        let payloads = Payloads::open(&wanted, 1, "r").unwrap();
+        let malformed = payloads.malformed().unwrap();
+        let claim = open(400);
+        let broken: Vec<bool> = (0..400).map(|seq| malformed.has(&Author::new(3), seq)).collect();
+        let expected = broken.iter().filter(|it| **it).count() as u64;
+        assert!((50..150).contains(&expected));
+        // As a target says it, in one run; one after the other; from the last to the first.
+        for way in 0..3 {
+            let mut rig = Rig::new();
+            rig.kit = Kit::new(payloads.clone());
+            let (kit, mut batch) = rig.begin(&claim);
+            write_all(kit, &mut batch, &mut Vec::new());
+            batch.after_read();
+            match way {
+                // A sink that takes everything, and then one that takes nothing.
+                0 => {
+                    batch.answered(Answer::Ok, 200);
+                    batch.rejected("invalid_json", 100);
+                    batch.rejected("overloaded", 100);
+                }
+                1 => {
+                    for &is_broken in &broken {
+                        match is_broken {
+                            true => batch.rejected("invalid_json", 1),
+                            false => batch.answered(Answer::Ok, 1),
+                        }
+                    }
+                }
+                _ => {
+                    for (index, &is_broken) in broken.iter().enumerate().rev() {
+                        let index = index as u64;
+                        match is_broken {
+                            true => batch.rejected_at(index, 1, "http_422"),
+                            false => batch.answered_at(index, 1, Answer::Ok),
+                        }
+                    }
+                }
+            }
+            batch.close();
+            let (totals, ledger) = rig.totals();
+            let counts = totals.tally.counts;
+            assert_eq!((counts.sent, counts.in_flight()), (400, 0));
+            assert_eq!(counts.malformed.sent, expected);
+            let lines = totals.tally.lines;
+            assert_eq!(lines.count, 400);
+            assert!(lines.bytes_max * 400 > lines.bytes && lines.bytes > 400 * 100);
+            let among = |range: std::ops::Range<usize>| {
+                broken[range].iter().filter(|it| **it).count() as u64
+            };
+            if way > 0 {
+                assert_eq!((counts.ok, counts.error()), (400 - expected, 0));
+                assert_eq!(counts.malformed.rejected, expected);
+                assert_eq!(totals.latencies.response.values.len(), 400);
+                assert_eq!(ledger.acknowledged(), 400 - expected);
+                let ok = |seq: u64| ledger.ok.iter().any(|it| (it.0..it.0 + it.1).contains(&seq));
+                assert!((0u64..).zip(&broken).all(|(seq, is_broken)| ok(seq) != *is_broken));
+                continue;
+            }
+            assert_eq!(counts.malformed.accepted, among(0..200));
+            assert_eq!(counts.errors["malformed_accepted"], among(0..200));
+            assert_eq!(counts.ok, 200 - among(0..200));
+            assert_eq!(counts.malformed.rejected, among(200..300));
+            assert_eq!(counts.errors["invalid_json"], 100 - among(200..300));
+            assert_eq!(counts.errors["overloaded"], 100);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::confidence::{Batch, Batches};
 use super::recorder::{Counts, Interval, Latencies, StageInterval, Tally};
 use super::resources::{Cpu, Resources};
 use super::stages::FlowPlan;
-use super::summary;
+use super::summary::{self, is_zero};
 
 /// Rows that are kept. In a run that lasts for longer than as many seconds neighbours are joined,
 /// so that a row is two seconds long, then four, and so on: memory is constant for any length.
@@ -49,6 +49,9 @@ pub struct Second {
     pub ok: u64,
     /// Answered `filtered`.
     pub filtered: u64,
+    /// Broken on purpose and rejected, as they should be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected: u64,
     /// Failed or given up.
     pub error: u64,
     /// Sent and not settled, at its end.
@@ -80,6 +83,7 @@ impl Second {
         self.sent += next.sent;
         self.ok += next.ok;
         self.filtered += next.filtered;
+        self.rejected += next.rejected;
         self.error += next.error;
         self.in_flight = next.in_flight;
         self.response_p50_ns = self.response_p50_ns.max(next.response_p50_ns);
@@ -337,6 +341,7 @@ struct Reach {
     sent: u64,
     ok: u64,
     filtered: u64,
+    rejected: u64,
     error: u64,
 }
 
@@ -417,7 +422,12 @@ impl Series {
         if let Some(tail) = self.pending.pop_front() {
             let begin_ns = self.seconds as u64 * SECOND_NS;
             let (second, _) = self.settle(tail, end_ns.max(begin_ns));
-            let is_news = second.offered + second.sent + second.ok + second.filtered + second.error;
+            let is_news = second.offered
+                + second.sent
+                + second.ok
+                + second.filtered
+                + second.rejected
+                + second.error;
             if is_news > 0 {
                 self.rows.push(second);
             }
@@ -551,6 +561,7 @@ impl Series {
             sent: counts.sent.max(before.sent),
             ok: counts.ok,
             filtered: counts.filtered,
+            rejected: counts.malformed.rejected,
             error: counts.error() + counts.unanswered,
         };
         let response = &latencies.response.values;
@@ -561,6 +572,7 @@ impl Series {
             sent: self.last.sent - before.sent,
             ok: self.last.ok - before.ok,
             filtered: self.last.filtered - before.filtered,
+            rejected: self.last.rejected - before.rejected,
             error: self.last.error - before.error,
             in_flight: counts.in_flight(),
             response_p50_ns: summary::percentile_of_second(response, 5_000),

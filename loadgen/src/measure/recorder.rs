@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Invariant, for each stage: `sent = ok + filtered + error + unanswered + unacknowledged +
-//! in_flight`; and every settled message is in `response` of exactly one interval (but for those of
+//! malformed.rejected + in_flight`; and every settled message is in `response` of exactly one interval (but for those of
 //! a protocol without replies): answered ones by their value, failed, unanswered and unsent ones
 //! *censored*, as "at least t". The recording path takes no lock, and allocates nothing unless more
 //! than [`BLANKS`] stages begin within one interval.
@@ -20,6 +20,8 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The longest time that a histogram tells apart, one hour; longer ones are counted there.
 const TRACKABLE_NS_MAX: u64 = 3_600_000_000_000;
@@ -39,6 +41,8 @@ pub mod code {
     pub const REFUSED: &str = "refused";
     /// A reply to nothing, or one that cannot be understood.
     pub const MISMATCH: &str = "mismatch";
+    /// A message that was broken on purpose, and that the target took.
+    pub const MALFORMED_ACCEPTED: &str = "malformed_accepted";
 }
 
 /// Messages counted so far. `error` is the sum of `errors`.
@@ -62,6 +66,60 @@ pub struct Counts {
     pub unacknowledged: u64,
     /// Due before the end of the load, and not sent.
     pub unsent: u64,
+    /// Broken on purpose.
+    pub malformed: Malformed,
+}
+
+/// Messages that are broken on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Malformed {
+    /// Written to a connection; among them also those that got no answer, or failed otherwise.
+    pub sent: u64,
+    /// Rejected, as they should be: no errors.
+    pub rejected: u64,
+    /// Taken: errors, by the code `malformed_accepted`.
+    pub accepted: u64,
+}
+
+impl Malformed {
+    /// There is none.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    pub fn is_none(&self) -> bool {
+        *self == Malformed::default()
+    }
+
+    fn add(&mut self, other: Malformed) {
+        self.sent += other.sent;
+        self.rejected += other.rejected;
+        self.accepted += other.accepted;
+    }
+}
+
+/// How long lines were, with their newlines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSizes {
+    /// Lines.
+    pub count: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Of the longest.
+    pub bytes_max: u64,
+}
+
+impl LineSizes {
+    /// One more.
+    pub fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes += bytes;
+        self.bytes_max = self.bytes_max.max(bytes);
+    }
+
+    /// Those of another shard, stage or flow.
+    pub fn join(&mut self, other: LineSizes) {
+        self.count += other.count;
+        self.bytes += other.bytes;
+        self.bytes_max = self.bytes_max.max(other.bytes_max);
+    }
 }
 
 impl Counts {
@@ -72,8 +130,12 @@ impl Counts {
 
     /// Sent and not settled yet.
     pub fn in_flight(&self) -> u64 {
-        let settled =
-            self.ok + self.filtered + self.error() + self.unanswered + self.unacknowledged;
+        let settled = self.ok
+            + self.filtered
+            + self.error()
+            + self.unanswered
+            + self.unacknowledged
+            + self.malformed.rejected;
         self.sent.checked_sub(settled).expect("only what was sent is settled")
     }
 
@@ -85,6 +147,7 @@ impl Counts {
         self.unanswered += other.unanswered;
         self.unacknowledged += other.unacknowledged;
         self.unsent += other.unsent;
+        self.malformed.add(other.malformed);
         for (code, count) in &other.errors {
             add_code(&mut self.errors, code, *count);
         }
@@ -219,6 +282,8 @@ pub struct Tally {
     pub sent_moments: u64,
     /// Why the messages that were written were late.
     pub causes: Causes,
+    /// How long they were.
+    pub lines: LineSizes,
 }
 
 /// What lag is made of, for messages that were handed to the kernel. Together they are `lag`.
@@ -272,6 +337,7 @@ impl Tally {
         self.settled_moments += other.settled_moments;
         self.sent_moments += other.sent_moments;
         self.causes.add(other.causes);
+        self.lines.join(other.lines);
     }
 }
 
@@ -518,6 +584,27 @@ impl StageRecorder<'_> {
     /// A request that was recorded with one status was answered with that one or another.
     pub fn repeated(&mut self, recorded: u16, replayed: u16) {
         add_pair(&mut self.tally.counts.repeated, (recorded, replayed), 1);
+    }
+
+    /// Messages were written that are so long.
+    pub fn lines(&mut self, lines: LineSizes) {
+        self.tally.lines.join(lines);
+    }
+
+    /// `n` of the messages that were written are broken on purpose.
+    pub fn malformed_sent(&mut self, n: u64) {
+        self.tally.counts.malformed.sent += n;
+    }
+
+    /// `n` of them were rejected; [`Self::served`] and [`Self::responded`] follow for each.
+    pub fn malformed_rejected(&mut self, n: u64) {
+        self.tally.counts.malformed.rejected += n;
+    }
+
+    /// `n` of them were taken, which is an error; their times follow by [`Self::censored`].
+    pub fn malformed_accepted(&mut self, n: u64) {
+        self.tally.counts.malformed.accepted += n;
+        self.failed(code::MALFORMED_ACCEPTED, n);
     }
 
     /// `n` messages were not answered when the run gave up; their times follow.

@@ -13,7 +13,7 @@
 //! | `errors` | a count or a share | failed messages, whatever the code |
 //! | `unanswered`, `unsent` | a count or a share | not answered at the end; due and not sent |
 //! | `loss` | a count or a share | the three together: what was offered and nobody acknowledged |
-//! | `achieved` | a share | answered `ok` or `filtered`, of what was offered |
+//! | `achieved` | a share | answered `ok` or `filtered`, or rejected where it is broken on purpose, of what was offered |
 //! | `throughput` | messages a second | the same answers, a second |
 //!
 //! Shares of messages are shares of what was offered. Nothing of a warm-up counts.

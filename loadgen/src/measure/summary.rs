@@ -25,7 +25,7 @@ pub mod schema;
 pub mod steps;
 pub mod text;
 
-pub use figures::{Figures, Load, Rate, Section, Span, Statuses};
+pub use figures::{Figures, Lines, Load, Rate, Section, Span, Statuses};
 pub(crate) use figures::{is_zero, share};
 pub(crate) use latency::percentile_of_second;
 pub use latency::{Interval, Intervals, LagCause, LagCauses, LatencySummaries, LatencySummary};
@@ -109,6 +109,9 @@ pub struct Summary {
     /// Responses over HTTP, where it was spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Statuses>,
+    /// How long the lines were; `null` if none was written.
+    #[serde(default)]
+    pub lines: Option<Lines>,
     /// The same for each flow, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flows: Vec<Section>,
@@ -147,7 +150,18 @@ impl Summary {
     ) -> Summary {
         let Manifest { schema_version, tool, run_id: _, seed, config, environment, started_at } =
             manifest;
-        let Figures { warmup_ns, duration_ns, load, rate, latency, errors, http, flows, stages } =
+        let Figures {
+            warmup_ns,
+            duration_ns,
+            load,
+            rate,
+            latency,
+            errors,
+            http,
+            lines,
+            flows,
+            stages,
+        } =
             figures;
         Summary {
             schema_version,
@@ -164,6 +178,7 @@ impl Summary {
             latency,
             errors,
             http,
+            lines,
             flows,
             stages,
             steps: Vec::new(),

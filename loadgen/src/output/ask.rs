@@ -18,7 +18,8 @@ pub(crate) fn answer(args: &Args, config: &Config) -> Option<Result<String, Erro
     if let Some(command) = &args.command {
         return Some(Ok(match command {
             Command::Calibrate | Command::Record(_) => return None,
-            Command::Examples => examples::text(),
+            Command::Examples { payload: None } => examples::text(),
+            Command::Examples { payload: Some(payload) } => payload.template().to_owned(),
             Command::Completions { shell } => completions(*shell),
             Command::Man => manual(),
         }));
@@ -28,7 +29,7 @@ pub(crate) fn answer(args: &Args, config: &Config) -> Option<Result<String, Erro
     }
     let resolved = || loadgen::resolved(config);
     if args.explain {
-        return Some(resolved().map(|config| explain::text(&config, args)));
+        return Some(resolved().and_then(|config| explain::text(&config, args)));
     }
     let format = args.print_config.as_deref()?;
     Some(resolved().map(|config| match format {

@@ -319,6 +319,28 @@ impl Payloads {
     }
 }
 
+/// After how many messages the load ends because a feeder of the template has no more rows.
+///
+/// # Errors
+/// As [`Payloads::open`], as far as it looks.
+pub fn rows_until_end(wanted: &Wanted) -> Result<Option<u64>, Error> {
+    let Source::File(path) = &wanted.source else { return Ok(None) };
+    let (template, tree) = read(path)?;
+    let tree = tree.map_err(|reason| template.unreadable(&reason))?;
+    let asked = Parts::of(&tree).and_then(|parts| parts.feeders());
+    let mut end: Option<u64> = None;
+    for (asked, file) in asked.map_err(|fault| template.located(fault))? {
+        if asked.stops {
+            let path = template.folder.join(file);
+            let name = asked.name.clone();
+            let feeder = Feeder::read(asked, &path, 0, |_| Ok(String::new()));
+            let feeder = feeder.map_err(|reason| template.feeder(&name, &reason))?;
+            end = end.into_iter().chain([feeder.rows() as u64]).min();
+        }
+    }
+    Ok(end)
+}
+
 /// A file, and where those that it names lie.
 struct Template {
     name: String,
@@ -338,6 +360,20 @@ fn read(path: &std::path::Path) -> Result<(Template, Result<Node, String>), Erro
 }
 
 impl Template {
+    fn unreadable(&self, reason: &str) -> Error {
+        Error::Usage(format!("cannot use {} (TEMPLATE): {reason}", self.name))
+    }
+
+    fn located(&self, Fault { line, path, reason }: Fault) -> Error {
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        let path = if path.is_empty() { path } else { format!("{path}: ") };
+        Error::Usage(format!("{}{line} (TEMPLATE): {path}{reason}", self.name))
+    }
+
+    fn feeder(&self, feeder: &str, reason: &str) -> Error {
+        Error::Usage(format!("{} (TEMPLATE): feeders.{feeder}: {reason}", self.name))
+    }
+
     fn program(
         &self,
         tree: Result<Node, String>,
@@ -346,14 +382,8 @@ impl Template {
         run_id: &str,
         numbering: Numbering,
     ) -> Result<Program, Error> {
-        let name = &self.name;
-        let unreadable = |reason| Error::Usage(format!("cannot use {name} (TEMPLATE): {reason}"));
-        let tree = tree.map_err(unreadable)?;
-        let located = |Fault { line, path, reason }: Fault| {
-            let line = line.map(|line| format!(":{line}")).unwrap_or_default();
-            let path = if path.is_empty() { path } else { format!("{path}: ") };
-            Error::Usage(format!("{name}{line} (TEMPLATE): {path}{reason}"))
-        };
+        let located = |fault| self.located(fault);
+        let tree = tree.map_err(|reason| self.unreadable(&reason))?;
         let parts = Parts::of(&tree).map_err(located)?;
         let is_object = parts.fields.is_some();
         let mut feeders = Vec::new();
@@ -363,11 +393,9 @@ impl Template {
             let seed = Random::new(seed ^ feeders.len() as u64).next_u64();
             let escape = |cell: &str| if is_object { Ok(quoted(cell)) } else { plain(cell) };
             let read = Feeder::read(asked, &path, seed, escape);
-            feeders.push(read.map_err(|reason| {
-                Error::Usage(format!("{name} (TEMPLATE): feeders.{feeder}: {reason}"))
-            })?);
+            feeders.push(read.map_err(|reason| self.feeder(&feeder, &reason))?);
             if feeders.len() > FEEDERS_MAX {
-                return Err(unreadable(format!("more than {FEEDERS_MAX} feeders")));
+                return Err(self.unreadable(&format!("more than {FEEDERS_MAX} feeders")));
             }
         }
         let sizes = (sizes.max() > 0).then(|| sizes.clone());

@@ -3,7 +3,8 @@
 //! Owns from when to when a rate is taken. Works at the end of a run and at any second of it: what
 //! is under way then counts as unanswered or unsent, as it would if the run were killed now.
 //! Invariant: `offered = sent + unsent` and
-//! `sent = ok + filtered + error + unanswered + unacknowledged`, in each section.
+//! `sent = ok + filtered + error + unanswered + unacknowledged + malformed.rejected`, in each
+//! section.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::LatencySummaries;
 use crate::measure::progress::{Sum, Totals};
-use crate::measure::recorder::Counts;
+use crate::measure::recorder::{Counts, LineSizes, Malformed};
 
 /// Counts of messages: `offered = sent + unsent`,
-/// `sent = ok + filtered + error + unanswered + unacknowledged`.
+/// `sent = ok + filtered + error + unanswered + unacknowledged + malformed.rejected`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Load {
     /// Due within the run.
@@ -35,13 +36,17 @@ pub struct Load {
     pub unacknowledged: u64,
     /// Due, and not sent.
     pub unsent: u64,
+    /// Of those that were sent, the ones that are broken on purpose (MALFORMED).
+    #[serde(default, skip_serializing_if = "Malformed::is_none")]
+    pub malformed: Malformed,
 }
 
 impl Load {
     /// The counts of `sum`. What is not settled yet is unanswered, what is not taken up yet unsent.
     pub fn new(sum: &Sum) -> Load {
         let counts = &sum.tally.counts;
-        let Counts { sent, ok, filtered, unanswered, unacknowledged, unsent, .. } = *counts;
+        let Counts { sent, ok, filtered, unanswered, unacknowledged, unsent, malformed, .. } =
+            *counts;
         // Of a run that goes on a little more may be sent than was due at the second's end.
         let unsent = unsent + sum.offered.saturating_sub(sent + unsent);
         Load {
@@ -53,6 +58,7 @@ impl Load {
             unanswered: unanswered + counts.in_flight(),
             unacknowledged,
             unsent,
+            malformed,
         }
     }
 
@@ -72,12 +78,31 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
+/// How long the lines were that were written, with their newlines, before COMPRESS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Lines {
+    /// Bytes, on average.
+    pub mean_bytes: f64,
+    /// Bytes of the longest.
+    pub max_bytes: u64,
+}
+
+impl Lines {
+    /// Of all lines; `None` if there was none.
+    pub fn new(sizes: LineSizes) -> Option<Lines> {
+        let LineSizes { count, bytes, bytes_max } = sizes;
+        let mean_bytes = (count > 0).then(|| bytes as f64 / count as f64)?;
+        Some(Lines { mean_bytes, max_bytes: bytes_max })
+    }
+}
+
 /// Messages a second over `duration_ns`; `null` where they are withheld.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rate {
     /// Offered, over the time in which load was offered.
     pub offered_per_s: Option<f64>,
-    /// Answered `ok` or `filtered` (or sent, where nothing is answered), over the run's duration.
+    /// Answered `ok` or `filtered` (or sent, where nothing is answered; or rejected, where that is
+    /// asked for), over the run's duration.
     pub achieved_per_s: Option<f64>,
 }
 
@@ -158,6 +183,8 @@ pub struct Figures {
     pub errors: BTreeMap<String, u64>,
     /// Of these.
     pub http: Option<Statuses>,
+    /// Of these.
+    pub lines: Option<Lines>,
     /// Each flow, where there are several.
     pub flows: Vec<Section>,
     /// Each stage that has begun, of flows that have several beside a warm-up.
@@ -212,6 +239,7 @@ impl Figures {
             latency,
             errors,
             http,
+            lines: Lines::new(totals.all.tally.lines),
             flows,
             stages,
         }
@@ -230,7 +258,7 @@ fn section(name: &str, sum: &Sum, begin_ns: u64, end_ns: u64, offered_until_ns: 
         rate: Rate {
             offered_per_s: per_second(load.offered, offered_until_ns.saturating_sub(begin_ns)),
             achieved_per_s: per_second(
-                load.ok + load.filtered + load.unacknowledged,
+                load.ok + load.filtered + load.unacknowledged + load.malformed.rejected,
                 answered_until_ns.saturating_sub(begin_ns),
             ),
         },
@@ -265,7 +293,12 @@ mod tests {
     }
 
     fn is_balanced(load: Load) -> bool {
-        let settled = load.ok + load.filtered + load.error + load.unanswered + load.unacknowledged;
+        let settled = load.ok
+            + load.filtered
+            + load.error
+            + load.unanswered
+            + load.unacknowledged
+            + load.malformed.rejected;
         load.offered == load.sent + load.unsent && load.sent == settled
     }
 

@@ -7,9 +7,10 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use super::{
-    Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Load, Rate, Section, Statuses,
-    StepSection, Summary, Verdict,
+    Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Lines, Load, Rate, Section,
+    Statuses, StepSection, Summary, Verdict,
 };
+use crate::measure::recorder::Malformed;
 use crate::measure::resources::Resources;
 
 impl Summary {
@@ -97,8 +98,7 @@ impl Summary {
     }
 
     fn write_load(&self, out: &mut String) -> fmt::Result {
-        let Load { offered, sent, ok, filtered, error, unanswered, unacknowledged: _, unsent } =
-            self.load;
+        let Load { offered, sent, ok, filtered, error, unanswered, unsent, .. } = self.load;
         let names = ["offered", "sent", "ok", "filtered", "error", "unanswered", "unsent"];
         let counts = [offered, sent, ok, filtered, error, unanswered, unsent];
         let Rate { offered_per_s, achieved_per_s } = self.rate;
@@ -172,6 +172,22 @@ impl Summary {
         if let Some(http) = &self.http {
             writeln!(out, "  responses  {}", responses(http))?;
         }
+        let Malformed { sent, rejected, accepted } = self.load.malformed;
+        if sent > 0 {
+            let [sent, rejected] = [sent, rejected].map(thousands);
+            write!(out, "  malformed  {sent} sent, {rejected} rejected as they should be")?;
+            match accepted {
+                0 => writeln!(out)?,
+                _ => writeln!(out, ", {} taken: errors", thousands(accepted))?,
+            }
+        }
+        if let Some(Lines { mean_bytes, max_bytes }) = self.lines {
+            let max = thousands(max_bytes);
+            writeln!(out, "  lines      {mean_bytes:.0} bytes on average, the longest {max}")?;
+        }
+        for (name, rows) in self.ended_by_feeder() {
+            writeln!(out, "  feeder     {name} ended with the last row, of {}", thousands(rows))?;
+        }
         if self.latency.response.censored > 0 {
             writeln!(
                 out,
@@ -207,6 +223,21 @@ fn responses(Statuses { classes, statuses }: &Statuses) -> String {
         format!("{class} {} ({})", thousands(count), its.join(", "))
     };
     classes.iter().map(class).collect::<Vec<_>>().join(", ")
+}
+
+impl Summary {
+    /// The flows whose load ended because a feeder had no more rows, and how many it had.
+    fn ended_by_feeder(&self) -> Vec<(String, u64)> {
+        let flows = self.config.get("flows").and_then(|flows| flows.as_array());
+        let ended = flows.into_iter().flatten().filter_map(|flow| {
+            let name = flow.get("name")?.as_str()?.to_owned();
+            let rows = flow.get("feeder_rows")?.as_u64()?;
+            let section = self.flows.iter().find(|section| section.name == name);
+            let offered = section.map_or(self.load.offered, |section| section.load.offered);
+            (offered >= rows).then_some((name, rows))
+        });
+        ended.collect()
+    }
 }
 
 /// Columns of a table's first cell and of each other one.
@@ -431,6 +462,7 @@ mod tests {
         }
         sum.tally.counts = Counts { sent: 1995, ok: 1980, errors, unsent: 5, ..Counts::default() };
         Summary {
+            lines: Some(Lines { mean_bytes: 191.7, max_bytes: 1234 }),
             schema_version: SCHEMA_VERSION,
             tool: Tool { name: "logboom-loadgen".into(), version: "0.1.0".into() },
             verdict: Verdict::Pass,
@@ -476,6 +508,7 @@ PASS: 1,980 of 2,000 messages ok in 2.00 s, 990 a second, response p99 1.98 ms (
 
   lag from   window full 78 % (up to 950 µs), shard busy 21 % (up to 40.0 µs), socket full 1 % (up to 500 ns)
   errors     overloaded 10, reset 5
+  lines      192 bytes on average, the longest 1,234
   censored   20 messages count as \"at least t\"; > marks what they could move
   cost       0.750 CPU-seconds (0.250 user, 0.500 system), 30.0 MiB
 ";

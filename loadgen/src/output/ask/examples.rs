@@ -62,6 +62,14 @@ const EXAMPLES: &[(&str, &str)] = &[
         "--target http://localhost:9200/_bulk --ndjson --batch-size 500 --auth-token-file token -z 30s",
     ),
     (
+        "Access logs as nginx writes them, of sizes that vary, and one in a hundred broken.",
+        "--payload nginx --payload-bytes lognormal:400,0.6 --malformed 1% -r 5k -z 1m -c 20",
+    ),
+    (
+        "Messages of your own, from a template (`examples app` prints one to begin with).",
+        "--template orders.toml -r 5k -z 1m -c 20",
+    ),
+    (
         "Everything kept in a folder: usable even if the run is killed.",
         "-r 10k -z 10m -c 50 --out results/first",
     ),

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use loadgen::Error;
 use loadgen::config::{Args, Body, Config, Connect, Flow, Scheme};
+use loadgen::plan::payloads::{Builtin, Numbering, Payloads, Stamp};
 use loadgen::plan::replay::{Replay, Speed};
 use loadgen::plan::schedule::Schedule;
 use loadgen::plan::shape::{Arrivals, CatchUp, Pacing, Shape, Way};
@@ -12,7 +14,10 @@ use loadgen::summary::{thousands, time as nanos_as_words};
 use proto::hello::Replies;
 
 /// The text, for a resolved `config`.
-pub(super) fn text(config: &Config, args: &Args) -> String {
+///
+/// # Errors
+/// A template that cannot be used.
+pub(super) fn text(config: &Config, args: &Args) -> Result<String, Error> {
     let mut rows = Rows::default();
     let is_alone = config.flows.len() == 1;
     for flow in &config.flows {
@@ -21,7 +26,7 @@ pub(super) fn text(config: &Config, args: &Args) -> String {
         load(&mut rows, config, flow);
         workers(&mut rows, flow);
         connections(&mut rows, flow);
-        messages(&mut rows, config, flow);
+        messages(&mut rows, config, flow)?;
     }
     rows.title("the run".to_owned());
     ends(&mut rows, config);
@@ -29,7 +34,7 @@ pub(super) fn text(config: &Config, args: &Args) -> String {
     verdict(&mut rows, config);
     machine(&mut rows, config);
     output(&mut rows, args);
-    rows.0
+    Ok(rows.0)
 }
 
 /// Labelled lines.
@@ -264,10 +269,11 @@ fn connections(rows: &mut Rows, flow: &Flow) {
     }
 }
 
-fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
+fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> {
     if flow.replay.is_some() {
         rows.row("messages", "the lines of the recording, as they are");
-        return replies(rows, config, flow);
+        replies(rows, config, flow);
+        return Ok(());
     }
     if flow.scheme.is_http() && !flow.http.ndjson {
         let body = match &flow.http.body {
@@ -276,12 +282,26 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
             Some(Body::File(path)) => format!("{} as body", path.display()),
         };
         rows.row("messages", format!("requests, {} {body}", flow.http.method()));
-        return replies(rows, config, flow);
+        replies(rows, config, flow);
+        return Ok(());
     }
-    let mut what = match flow.payload_bytes {
-        0 => "log lines of some 190 bytes".to_owned(),
-        bytes => format!("log lines of at least {} bytes", thousands(bytes as u64)),
+    let run_id = config.run_id.as_deref().unwrap_or("run");
+    let payloads = Payloads::open(&flow.wanted(Numbering::default()), config.seed, run_id)?;
+    let mut stamp = Stamp::default();
+    // Any time at all: the same question has the same answer.
+    stamp.set(1_767_225_600_000_000_000);
+    let sample = payloads.sample(&stamp);
+    let mut what = match (&flow.template, flow.payload) {
+        (Some(path), _) => format!("as {} says (TEMPLATE)", path.display()),
+        (None, Builtin::Default) => "log lines".to_owned(),
+        (None, payload) => format!("{payload} (PAYLOAD)"),
     };
+    what.push_str(&format!(", some {} bytes each", sample.mean_bytes.round()));
+    match flow.payload_bytes.as_fixed() {
+        Some(0) => {}
+        Some(bytes) => what.push_str(&format!(", at least {}", thousands(bytes as u64))),
+        None => what.push_str(&format!(", at least {} (PAYLOAD_BYTES)", flow.payload_bytes)),
+    }
     if flow.compress {
         what.push_str(", each batch as one gzip member");
     }
@@ -289,8 +309,24 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) {
     rows.row("messages", what);
     if flow.scheme.is_http() {
         rows.more(format!("each batch is the body of one {}", flow.http.method()));
+    rows.more(format!("such as {}", shortened(&sample.example)));
+    if let Some(reason) = &sample.rejected {
+        rows.more(format!("the engine would reject some: {reason}"));
+    }
+    if !payloads.has_identity() {
+        rows.more("without run, conn and seq: no audit can find who sent a line");
+    }
+    for feeder in payloads.feeders().0 {
+        rows.more(format!("feeder {feeder}"));
+    }
+    if flow.malformed > 0.0 {
+        let percent = (flow.malformed * 1e6).round() / 1e4;
+        rows.more(format!(
+            "{percent} % of them are broken on purpose (MALFORMED); an ok to one is an error"
+        ));
     }
     replies(rows, config, flow);
+    Ok(())
 }
 
 fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
@@ -320,6 +356,15 @@ fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
     rows.row("replies", format!("{each}; a batch fails when none comes for {timeout}"));
     if let Some(durability) = flow.durability {
         rows.more(format!("ok has to mean {durability} (DURABILITY)"));
+    }
+}
+
+/// A line for a person: whole unless it is very long.
+fn shortened(line: &str) -> String {
+    const SHOWN: usize = 400;
+    match line.char_indices().nth(SHOWN) {
+        None => line.to_owned(),
+        Some((at, _)) => format!("{}… ({} bytes more)", &line[..at], line.len() - at),
     }
 }
 
@@ -456,7 +501,7 @@ mod tests {
         match config::read(line.split_whitespace().map(OsString::from)) {
             Ok((args, config)) => {
                 config.check().unwrap();
-                text(&config, &args)
+                text(&config, &args).unwrap()
             }
             Err(Wrong::Line(error)) => panic!("{error}"),
             Err(Wrong::Run(error)) => panic!("{error}"),

@@ -76,7 +76,11 @@ fn flow(flow: &Flow) -> Table {
         connection_secs_max,
         connection_messages_max,
         sockets,
+        payload,
+        template,
         payload_bytes,
+        malformed,
+        feeder_rows: _,
         replies,
         durability,
         hit_timeout_ms,
@@ -115,7 +119,9 @@ fn flow(flow: &Flow) -> Table {
     put(&mut table, "connection_secs_max", time(*connection_secs_max));
     put(&mut table, "connection_messages_max", connection_messages_max);
     connections(&mut table, sockets);
+    put(&mut table, "payload", payload);
     put(&mut table, "payload_bytes", payload_bytes);
+    put(&mut table, "malformed", malformed);
     put(&mut table, "replies", replies);
     if let Some(durability) = durability {
         put(&mut table, "durability", durability);
@@ -132,6 +138,7 @@ fn flow(flow: &Flow) -> Table {
     }
     put(&mut table, "ca_cert_path", ca_cert_path.display());
     for (key, path) in [
+        ("template", template),
         ("client_cert_path", client_cert_path),
         ("client_key_path", client_key_path),
         ("auth_token_file", auth_token_file),
@@ -254,6 +261,9 @@ mod tests {
             &["--target", "http://a/api", "--journey", "complex", "--http2"],
             &["--source-address", "127.0.0.2,127.0.1.0/24", "--tcp-nodelay=off"],
             &["--send-buffer", "64KiB", "--receive-buffer", "1MiB", "--source-address", "::1"],
+            &["--payload", "k8s", "--malformed", "2.5%", "--payload-bytes", "64:90%,16k:10%"],
+            &["--payload-bytes", "lognormal:300,0.75", "--template", "some where/orders.toml"],
+            &["--payload-bytes", "1k"],
         ] {
             let (args, config) = read(words);
             config.check().unwrap();

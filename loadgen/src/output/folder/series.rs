@@ -25,7 +25,7 @@ impl Rows {
     /// Begins it.
     pub(crate) fn create(path: &Path) -> io::Result<Rows> {
         let mut file = Growing::create(path)?;
-        let whole = Second { warmup: true, ..Second::default() };
+        let whole = Second { warmup: true, rejected: 1, ..Second::default() };
         let columns: Vec<String> = Cells::of(&whole).0.into_iter().map(|(name, _)| name).collect();
         file.append(&(columns.join(",") + "\n"))?;
         Ok(Rows { file, columns, last_end_ns: None })
@@ -35,8 +35,9 @@ impl Rows {
     pub(crate) fn append(&mut self, second: &Second) -> io::Result<()> {
         let known = Cells::of(second).0;
         let cell = |name: &String| known.iter().find(|(known, _)| known == name);
-        // Only a flag that is not set is left out.
-        let row = self.columns.iter().map(|name| cell(name).map_or("false", |(_, cell)| cell));
+        // Only a flag that is not set, and a count that is rare, are left out.
+        let absent = |name: &str| if name == "warmup" { "false" } else { "0" };
+        let row = self.columns.iter().map(|name| cell(name).map_or(absent(name), |(_, it)| it));
         let row: Vec<&str> = row.collect();
         self.last_end_ns = Some(second.end_ns);
         self.file.append(&(row.join(",") + "\n"))

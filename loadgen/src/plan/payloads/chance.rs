@@ -99,9 +99,7 @@ impl Zipf {
             let area = self.high + random.unit() * (self.low - self.high);
             let x = self.area_inverse(area);
             let rank = (x + 0.5).floor().clamp(1.0, self.count);
-            if rank - x <= self.shortcut
-                || area >= self.area(rank + 0.5) - self.weight(rank)
-            {
+            if rank - x <= self.shortcut || area >= self.area(rank + 0.5) - self.weight(rank) {
                 return rank as u64;
             }
         }
@@ -116,7 +114,11 @@ impl Zipf {
         let log = x.ln();
         let scaled = (1.0 - self.exponent) * log;
         // (e^s − 1) / s · ln x, also where s is 0 and the integral is the logarithm.
-        if scaled.abs() < 1e-8 { log * (1.0 + scaled / 2.0) } else { log * scaled.exp_m1() / scaled }
+        if scaled.abs() < 1e-8 {
+            log * (1.0 + scaled / 2.0)
+        } else {
+            log * scaled.exp_m1() / scaled
+        }
     }
 
     fn area_inverse(&self, area: f64) -> f64 {

@@ -227,7 +227,11 @@ impl<'a> Compiler<'a> {
             }
         }
         if stretches && !is_stretched {
-            return Err(fault(fields, "fields", "has no text `message` to lengthen (PAYLOAD_BYTES)"));
+            return Err(fault(
+                fields,
+                "fields",
+                "has no text `message` to lengthen (PAYLOAD_BYTES)",
+            ));
         }
         join(&mut block);
         Ok(block)
@@ -657,9 +661,9 @@ fn sums(maker: &Maker<'_, '_>, weights: &[Option<&Node>]) -> Result<Vec<f64>, Fa
     for weight in weights {
         sum += match weight {
             None => 1.0,
-            Some(weight) => number(weight).filter(|weight| *weight >= 0.0).ok_or_else(|| {
-                maker.wrong(format!("weight {weight} is not a number from 0 on"))
-            })?,
+            Some(weight) => number(weight)
+                .filter(|weight| *weight >= 0.0)
+                .ok_or_else(|| maker.wrong(format!("weight {weight} is not a number from 0 on")))?,
         };
         sums.push(sum);
     }
@@ -682,7 +686,8 @@ fn literal(node: &Node, path: &str, place: Place) -> Result<Block, Fault> {
                 format!("[{}]", items.join(","))
             }
             Value::Table(members) => {
-                let member = |(name, it): &(String, Node)| format!("\"{}\":{}", quoted(name), json(it));
+                let member =
+                    |(name, it): &(String, Node)| format!("\"{}\":{}", quoted(name), json(it));
                 let members: Vec<String> = members.iter().map(member).collect();
                 format!("{{{}}}", members.join(","))
             }
@@ -769,8 +774,7 @@ fn range(maker: &Maker<'_, '_>) -> Result<Step, Fault> {
     }
     let scale = 10f64.powi(decimals.cast_signed());
     let (low, high) = (from as f64 / scale, to as f64 / scale);
-    let distribution =
-        maker.word("distribution", &["uniform", "normal", "exponential", "zipf"])?;
+    let distribution = maker.word("distribution", &["uniform", "normal", "exponential", "zipf"])?;
     let knows: &[&str] = match distribution {
         "normal" => &["mean", "deviation"],
         "exponential" => &["mean"],
@@ -784,9 +788,11 @@ fn range(maker: &Maker<'_, '_>) -> Result<Step, Fault> {
     }
     let within = |key: &str, default: f64, low: f64, high: f64| match maker.node.get(key) {
         None => Ok(default),
-        Some(node) => number(node).filter(|number| (low..=high).contains(number)).ok_or_else(|| {
-            maker.wrong(format!("{key} {node} is not a number within {low} and {high}"))
-        }),
+        Some(node) => {
+            number(node).filter(|number| (low..=high).contains(number)).ok_or_else(|| {
+                maker.wrong(format!("{key} {node} is not a number within {low} and {high}"))
+            })
+        }
     };
     let width = (high - low).max(f64::MIN_POSITIVE);
     let spread = match distribution {
@@ -856,9 +862,11 @@ impl<'a> Maker<'a, '_> {
     /// One of `words`, the first of which is the default.
     fn word<'w>(&self, key: &str, words: &[&'w str]) -> Result<&'w str, Fault> {
         let Some(text) = self.text(key)? else { return Ok(words[0]) };
-        words.iter().find(|word| **word == text).copied().ok_or_else(|| {
-            self.wrong(format!("{key} {text:?} is not one of {}", words.join(", ")))
-        })
+        words
+            .iter()
+            .find(|word| **word == text)
+            .copied()
+            .ok_or_else(|| self.wrong(format!("{key} {text:?} is not one of {}", words.join(", "))))
     }
 
     fn integer(&self, key: &str) -> Result<Option<i64>, Fault> {

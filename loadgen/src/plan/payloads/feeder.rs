@@ -108,7 +108,9 @@ impl Feeder {
                 bytes += cell.len() + size_of::<u32>();
                 if bytes > FILE_BYTES_MAX {
                     let mib = FILE_BYTES_MAX >> 20;
-                    return Err(wrong(format!("more than {mib} MiB: split it, or leave columns out")));
+                    return Err(wrong(format!(
+                        "more than {mib} MiB: split it, or leave columns out"
+                    )));
                 }
                 column.ends.push(u32::try_from(column.cells.len()).expect("at most 256 MiB"));
             }

@@ -61,28 +61,12 @@ impl Malformed {
         self.key.of(author, seq).malformed().unit() < self.share
     }
 
-    /// Calls `each(is_malformed, range)` for the messages `first..first + n` of `author`, in runs
-    /// of the same kind.
-    pub fn runs(
-        &self,
-        author: &Author,
-        first: u64,
-        n: u64,
-        mut each: impl FnMut(bool, u64),
-    ) {
-        let mut seqs = first..first + n;
-        let Some(start) = seqs.next() else { return };
-        let (mut is_malformed, mut length) = (self.has(author, start), 1);
-        for seq in seqs {
-            let next = self.has(author, seq);
-            if next == is_malformed {
-                length += 1;
-            } else {
-                each(is_malformed, length);
-                (is_malformed, length) = (next, 1);
-            }
-        }
-        each(is_malformed, length);
+    /// Of the messages of `author` from `first` on, `n` at most and at least one, those up to the
+    /// first that is of another kind: whether they are broken, and how many.
+    pub fn run(&self, author: &Author, first: u64, n: u64) -> (bool, u64) {
+        let kind = self.has(author, first);
+        let more = (1..n).take_while(|above| self.has(author, first + above) == kind).count();
+        (kind, 1 + more as u64)
     }
 
     /// What a line of at most `line_bytes_max` may become.
@@ -129,24 +113,36 @@ fn apply(damage: Damage, out: &mut Vec<u8>, start: usize, random: &mut Random) {
             let at = inside();
             out[at] = 0x01;
         }
-        Damage::WrongType => replace(out, start, random.pick::<&str>(&[
-            r#"{"level":3,"message":"a level that is a number"}"#,
-            r#"{"level":"LOUD","message":"a level that nobody knows"}"#,
-            r#"{"level":"INFO","message":["a","message","that","is","a","list"]}"#,
-            r#"{"level":"INFO","message":null}"#,
-            r#"{"level":"INFO","message":"an id that is no integer","id":1.5}"#,
-        ])),
-        Damage::MissingField => replace(out, start, random.pick::<&str>(&[
-            r#"{"message":"a message without a level"}"#,
-            r#"{"level":"INFO","text":"a level without a message"}"#,
-        ])),
+        Damage::WrongType => replace(
+            out,
+            start,
+            random.pick::<&str>(&[
+                r#"{"level":3,"message":"a level that is a number"}"#,
+                r#"{"level":"LOUD","message":"a level that nobody knows"}"#,
+                r#"{"level":"INFO","message":["a","message","that","is","a","list"]}"#,
+                r#"{"level":"INFO","message":null}"#,
+                r#"{"level":"INFO","message":"an id that is no integer","id":1.5}"#,
+            ]),
+        ),
+        Damage::MissingField => replace(
+            out,
+            start,
+            random.pick::<&str>(&[
+                r#"{"message":"a message without a level"}"#,
+                r#"{"level":"INFO","text":"a level without a message"}"#,
+            ]),
+        ),
         Damage::Empty => replace(out, start, "{}"),
-        Damage::NotAnObject => replace(out, start, random.pick::<&str>(&[
-            r#"["INFO","a list is no message"]"#,
-            r#""INFO: a text is no message""#,
-            "42",
-            "null",
-        ])),
+        Damage::NotAnObject => replace(
+            out,
+            start,
+            random.pick::<&str>(&[
+                r#"["INFO","a list is no message"]"#,
+                r#""INFO: a text is no message""#,
+                "42",
+                "null",
+            ]),
+        ),
     }
 }
 
@@ -164,7 +160,8 @@ mod tests {
     use crate::plan::payloads::{Builtin, Payloads, Source, Stamp, Wanted};
 
     fn damaged(builtin: Builtin, share: f64, n: u64) -> Vec<(u64, Vec<u8>)> {
-        let wanted = Wanted { source: Source::Builtin(builtin), malformed: share, ..Wanted::default() };
+        let wanted =
+            Wanted { source: Source::Builtin(builtin), malformed: share, ..Wanted::default() };
         let payloads = Payloads::open(&wanted, 9, "r").unwrap();
         let (author, stamp, mut out) = (Author::new(4), Stamp::default(), Vec::new());
         (0..n)
@@ -224,18 +221,25 @@ mod tests {
         let error = (n as f64 * 0.05 * 0.95).sqrt();
         assert!((f64::from(broken) - n as f64 * 0.05).abs() < 5.0 * error, "{broken}");
         assert!(Malformed::new(9, 0.0).is_none());
-        assert!(damaged(Builtin::App, 1.0, 100).iter().all(|(_, it)| code(&it[..it.len() - 1]).is_some()));
+        assert!(
+            damaged(Builtin::App, 1.0, 100)
+                .iter()
+                .all(|(_, it)| code(&it[..it.len() - 1]).is_some())
+        );
     }
 
     #[test]
     fn runs_cover_all_messages_in_order() {
         let (malformed, author) = (Malformed::new(1, 0.3).unwrap(), Author::new(2));
-        for n in [0, 1, 7, 500] {
-            let mut told = Vec::new();
-            malformed.runs(&author, 11, n, |kind, length| {
+        for n in [1, 7, 500] {
+            let (mut told, end) = (Vec::new(), 11 + n);
+            while (told.len() as u64) < n {
+                let at = 11 + told.len() as u64;
+                let (kind, length) = malformed.run(&author, at, end - at);
+                assert_ne!(told.last(), Some(&kind), "a run goes as far as it can");
                 told.extend((0..length).map(|_| kind));
-            });
-            let each: Vec<bool> = (11..11 + n).map(|seq| malformed.has(&author, seq)).collect();
+            }
+            let each: Vec<bool> = (11..end).map(|seq| malformed.has(&author, seq)).collect();
             assert_eq!(told, each);
         }
     }

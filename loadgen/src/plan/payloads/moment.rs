@@ -97,9 +97,7 @@ impl Format {
                 (Some('M'), None) => Piece::Minute,
                 (Some('S'), None) => Piece::Second,
                 (Some('s'), None) => Piece::UnixSeconds,
-                (Some('f'), digits @ (None | Some(1..=9))) => {
-                    Piece::Fraction(digits.unwrap_or(6))
-                }
+                (Some('f'), digits @ (None | Some(1..=9))) => Piece::Fraction(digits.unwrap_or(6)),
                 (letter, _) => {
                     let letter = letter.map(String::from).unwrap_or_default();
                     return Err(format!(

@@ -37,7 +37,11 @@ enum Part {
     Class(Vec<Box<[u8]>>),
     Text(Vec<u8>),
     OneOf(Vec<Pattern>),
-    Repeat { part: Box<Part>, from: u64, to: u64 },
+    Repeat {
+        part: Box<Part>,
+        from: u64,
+        to: u64,
+    },
 }
 
 impl Pattern {

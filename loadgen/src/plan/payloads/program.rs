@@ -31,18 +31,52 @@ pub(super) type Block = Vec<Step>;
 pub(super) enum Step {
     Bytes(Vec<u8>),
     /// One of `blocks`: the first whose sum of weights up to itself is more than what is drawn.
-    Choice { node: u32, sums: Vec<f64>, blocks: Vec<Block> },
+    Choice {
+        node: u32,
+        sums: Vec<f64>,
+        blocks: Vec<Block>,
+    },
     /// `decimals` digits behind the point.
-    Range { node: u32, from: i64, to: i64, decimals: u32, spread: Spread },
+    Range {
+        node: u32,
+        from: i64,
+        to: i64,
+        decimals: u32,
+        spread: Spread,
+    },
     /// `from + seq × step`.
-    Counter { from: i64, step: i64 },
-    Pattern { node: u32, pattern: Pattern },
+    Counter {
+        from: i64,
+        step: i64,
+    },
+    Pattern {
+        node: u32,
+        pattern: Pattern,
+    },
     /// Hexadecimal.
-    Id { node: u32, digits: usize },
-    Uuid { node: u32, is_timed: bool },
-    Time { node: u32, format: Format, offset_ns: i64, jitter_ns: u64 },
-    Words { node: u32, from: u64, to: u64 },
-    Cell { feeder: usize, column: usize },
+    Id {
+        node: u32,
+        digits: usize,
+    },
+    Uuid {
+        node: u32,
+        is_timed: bool,
+    },
+    Time {
+        node: u32,
+        format: Format,
+        offset_ns: i64,
+        jitter_ns: u64,
+    },
+    Words {
+        node: u32,
+        from: u64,
+        to: u64,
+    },
+    Cell {
+        feeder: usize,
+        column: usize,
+    },
     Conn,
     Seq,
     /// Here a line that is too short is lengthened.
@@ -97,9 +131,7 @@ impl Program {
     ) -> Program {
         assert!(feeders.len() <= FEEDERS_MAX, "checked where they are read");
         let ending = match &end {
-            End::Identity(bytes) => {
-                bytes.len() + 2 * INTEGER_BYTES_MAX + ",\"seq\":}\n".len()
-            }
+            End::Identity(bytes) => bytes.len() + 2 * INTEGER_BYTES_MAX + ",\"seq\":}\n".len(),
             End::Bytes(bytes) => bytes.len() + 1,
         };
         let natural_bytes_max = bytes_max(&block, &feeders) + ending;
@@ -206,8 +238,7 @@ impl Scene<'_> {
                         0 => *offset_ns,
                         jitter_ns => {
                             let moved = self.key.node(*node).below(2 * jitter_ns + 1);
-                            offset_ns.saturating_add(moved.cast_signed())
-                                - jitter_ns.cast_signed()
+                            offset_ns.saturating_add(moved.cast_signed()) - jitter_ns.cast_signed()
                         }
                     };
                     format.append(out, self.stamp, shift_ns);

@@ -109,9 +109,7 @@ impl Size {
         match self {
             Size::Fixed(bytes) => bytes,
             Size::Uniform(from, to) => from + below(random, to - from + 1),
-            Size::Normal(mean, deviation) => {
-                cut(mean as f64 + deviation as f64 * normal(random))
-            }
+            Size::Normal(mean, deviation) => cut(mean as f64 + deviation as f64 * normal(random)),
             Size::LogNormal(median, sigma) => cut(median as f64 * (sigma * normal(random)).exp()),
             Size::Exponential(mean) => cut(-(mean as f64) * (1.0 - random.unit()).ln()),
         }

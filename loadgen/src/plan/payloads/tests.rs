@@ -248,7 +248,8 @@ fn choices_come_as_often_as_they_weigh_and_go_together() {
     );
     let mut counts = BTreeMap::new();
     for value in &all {
-        *counts.entry((value["level"].as_str().unwrap(), value["code"].as_u64().unwrap()))
+        *counts
+            .entry((value["level"].as_str().unwrap(), value["code"].as_u64().unwrap()))
             .or_insert(0f64) += 1.0;
         assert_eq!(value["alone"], "a");
     }
@@ -388,10 +389,7 @@ fn a_feeder_gives_its_columns_to_fields() {
 fn a_feeder_that_stops_says_after_how_many_messages() {
     let files = folder(&[
         ("d.csv", "id\n1\n2\n3\n"),
-        (
-            "t.toml",
-            "text = \"/d/${d.id}\"\n[feeders.d]\nfile = \"d.csv\"\nend = \"stop\"\n",
-        ),
+        ("t.toml", "text = \"/d/${d.id}\"\n[feeders.d]\nfile = \"d.csv\"\nend = \"stop\"\n"),
     ]);
     let payloads = Payloads::open(&wanted(&files.path().join("t.toml")), 1, "r1").unwrap();
     assert_eq!(payloads.feeders().1, Some(3));
@@ -403,10 +401,7 @@ fn a_feeder_that_stops_says_after_how_many_messages() {
 fn a_connection_has_a_row_of_its_own_on_every_shard() {
     let files = folder(&[
         ("d.csv", "id\n0\n1\n2\n3\n4\n5\n"),
-        (
-            "t.toml",
-            "text = \"${d.id}\"\n[feeders.d]\nfile = \"d.csv\"\nper = \"connection\"\n",
-        ),
+        ("t.toml", "text = \"${d.id}\"\n[feeders.d]\nfile = \"d.csv\"\nper = \"connection\"\n"),
     ]);
     // The second of two flows, each with two of four lanes: its connections are 2, 3, 6, 7, 10, 11.
     let numbering = Numbering { lanes: 4, first: 2, count: 2 };
@@ -432,7 +427,10 @@ fn what_is_wrong_is_named_with_file_line_field_and_value() {
         ("[fields]\na = { make = \"choice\", of = [] }", &["nothing to choose from"]),
         ("[fields]\na = { make = \"choice\", of = { x = -1 } }", &["weight -1"]),
         ("[fields]\na = { make = \"choice\", of = [1, 2], weights = [1] }", &["1 weights for 2"]),
-        ("[fields]\na = { make = \"choice\", of = [1], with = 'b' }\nb = 3", &["with \"b\" is no choice"]),
+        (
+            "[fields]\na = { make = \"choice\", of = [1], with = 'b' }\nb = 3",
+            &["with \"b\" is no choice"],
+        ),
         ("[fields]\na = \"${b}\"", &["t.toml:2", "fields.a: ${b}", "no field"]),
         ("[fields]\na = \"${b\"", &["fields.a", "without its }"]),
         ("[fields]\na = \"${b}\"\nb = \"${a}\"", &["refers to itself"]),
