@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use loadgen::config::{Config, Flow, Scheme};
+use loadgen::plan::payloads::{Builtin, Sizes};
 use loadgen::plan::shape::Shape;
 use proto::hello::Durability;
 use runtime::stop::Stop;
@@ -92,6 +93,10 @@ impl Drop for Engine {
 
 /// Different lines below `folder`; a line that is there twice is a failure.
 fn stored(folder: &Path) -> u64 {
+    stored_lines(folder).len() as u64
+}
+
+fn stored_lines(folder: &Path) -> std::collections::HashSet<String> {
     let mut lines = std::collections::HashSet::new();
     for shard in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let Ok(entries) = fs::read_dir(shard) else { continue };
@@ -104,7 +109,7 @@ fn stored(folder: &Path) -> u64 {
             }
         }
     }
-    lines.len() as u64
+    lines
 }
 
 fn load(engine: &Engine) -> Flow {
@@ -201,4 +206,54 @@ fn what_udp_loses_is_counted_and_what_it_does_not_lose_is_stored() {
         );
         assert!(stored > 0);
     }
+}
+
+#[test]
+fn every_kind_of_message_is_taken_and_every_broken_one_rejected() {
+    const EACH: u64 = 3_000;
+    let engine = Engine::start(&[("SHARDS", "2")]);
+    let flow = |(index, payload): (usize, Builtin)| Flow {
+        name: payload.to_string(),
+        payload,
+        total_logs: EACH,
+        malformed: 0.05,
+        payload_bytes: if index % 2 == 0 { Sizes::default() } else { "128..2k".parse().unwrap() },
+        compress: index % 3 == 0,
+        ..load(&engine)
+    };
+    let flows: Vec<Flow> = Builtin::ALL.into_iter().enumerate().map(flow).collect();
+    let total = EACH * flows.len() as u64;
+    let config = Config { flows, ledger: true, ..Config::default() };
+    let outcome = loadgen::run(&config, &Stop::new(), &mut |_: &loadgen::Progress| {}).unwrap();
+    let summary = &outcome.summary;
+    let (load, malformed) = (summary.load, summary.load.malformed);
+    assert_eq!(load.error, 0, "{:?}", summary.errors);
+    assert_eq!((load.sent, load.ok), (total, total - malformed.sent));
+    assert_eq!((malformed.rejected, malformed.accepted), (malformed.sent, 0));
+    // Five standard errors.
+    let expected = total as f64 * 0.05;
+    assert!((malformed.sent as f64 - expected).abs() < 5.0 * (expected * 0.95).sqrt());
+    for section in &summary.flows {
+        assert!(section.load.malformed.rejected > 0 && section.load.ok > 0, "{}", section.name);
+    }
+    assert_eq!(summary.verdict, loadgen::Verdict::Pass);
+    let logs = engine.folder.path().join("logs");
+    let pid = engine.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let mut engine = engine;
+    assert!(engine.child.wait().unwrap().success());
+    // What was acknowledged is there, and nothing else.
+    let found: std::collections::BTreeSet<(u64, u64)> = stored_lines(&logs)
+        .iter()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["conn"].as_u64().unwrap(), line["seq"].as_u64().unwrap())
+        })
+        .collect();
+    let acknowledged = outcome.ledger.connections.iter().flat_map(|connection| {
+        let seqs = connection.ok.iter().flat_map(|(first, count)| *first..first + count);
+        seqs.map(|seq| (connection.conn, seq))
+    });
+    assert!(acknowledged.eq(found.iter().copied()));
+    assert_eq!(found.len() as u64, load.ok);
 }

@@ -83,7 +83,6 @@ pub struct Malformed {
 
 impl Malformed {
     /// There is none.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
     pub fn is_none(&self) -> bool {
         *self == Malformed::default()
     }

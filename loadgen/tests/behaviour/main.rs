@@ -19,6 +19,7 @@ mod load;
 mod metrics;
 mod output;
 mod own_hammer;
+mod payloads;
 mod queue;
 mod record;
 mod replay;

@@ -57,7 +57,8 @@ impl Run {
         let load = |name| self.load(name);
         assert_eq!(load("offered"), load("sent") + load("unsent"));
         let settled = load("ok") + load("filtered") + load("error") + load("unanswered");
-        assert_eq!(load("sent"), settled);
+        let rejected = self.json["load"]["malformed"]["rejected"].as_u64().unwrap_or(0);
+        assert_eq!(load("sent"), settled + rejected);
         let errors: u64 =
             self.json["errors"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
         assert_eq!(load("error"), errors);
@@ -70,13 +71,14 @@ impl Run {
         // With a warm-up, its messages are in the series, and may be answered long after it.
         let has_warmup = series.iter().any(|row| !row["warmup"].is_null());
         let holds = |name: &str, total: u64| {
-            let sum: u64 = series.iter().map(|row| row[name].as_u64().unwrap()).sum();
+            let sum: u64 = series.iter().filter_map(|row| row[name].as_u64()).sum();
             assert!(sum == total || has_warmup && sum > total, "series.{name}: {sum}, not {total}");
         };
         for name in ["offered", "sent", "ok", "filtered"] {
             holds(name, load(name));
         }
         holds("error", load("error") + load("unanswered"));
+        holds("rejected", rejected);
     }
 }
 

@@ -173,6 +173,9 @@ pub(super) struct Compiler<'a> {
     steps: usize,
 }
 
+/// Of each alternative, if it says one.
+type Weights<'a> = Vec<Option<&'a Node>>;
+
 /// What a reference names.
 enum Target<'a> {
     Node(&'a Node, String),
@@ -576,10 +579,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The choice that this one goes with: its number, and its weights.
-    fn drawn_by(
-        &self,
-        maker: &Maker<'a, '_>,
-    ) -> Result<Option<(u32, Vec<Option<&'a Node>>)>, Fault> {
+    fn drawn_by(&self, maker: &Maker<'a, '_>) -> Result<Option<(u32, Weights<'a>)>, Fault> {
         let mut followed = *maker;
         let mut hops = 0;
         while let Some(name) = followed.text("with")? {

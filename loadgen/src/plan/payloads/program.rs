@@ -228,10 +228,10 @@ impl Scene<'_> {
                     let mut random = self.key.node(*node);
                     let (high, low) = (random.next_u64(), random.next_u64());
                     let high = match is_timed {
-                        true => self.stamp.unix_ns / 1_000_000 << 16 | 0x7000 | high & 0xfff,
-                        false => high & !0xf000 | 0x4000,
+                        true => ((self.stamp.unix_ns / 1_000_000) << 16) | 0x7000 | (high & 0xfff),
+                        false => (high & !0xf000) | 0x4000,
                     };
-                    uuid(out, high, low & !(3 << 62) | 1 << 63);
+                    uuid(out, high, (low & !(3 << 62)) | (1 << 63));
                 }
                 Step::Time { node, format, offset_ns, jitter_ns } => {
                     let shift_ns = match jitter_ns {
