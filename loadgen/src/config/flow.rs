@@ -449,11 +449,24 @@ impl Flow {
         if let Some((_, knob, what)) = asks.iter().find(|(is_asked, ..)| *is_asked) {
             return wrong(format!("{knob} {what}, which {scheme}:// does not know"));
         }
-        if self.payload_bytes > 0 && !self.http.ndjson && self.steps.is_empty() {
+        let about_lines = [
+            (self.payload != Builtin::Default, "PAYLOAD"),
+            (self.template.is_some(), "TEMPLATE"),
+            (self.payload_bytes.max() > 0, "PAYLOAD_BYTES"),
+            (self.malformed > 0.0, "MALFORMED"),
+        ];
+        let asked = about_lines.iter().find(|(is_asked, _)| *is_asked);
+        if let Some((_, knob)) = asked.filter(|_| !self.http.ndjson && self.steps.is_empty()) {
             return wrong(format!(
-                "PAYLOAD_BYTES {} lengthens log lines, and there are none without NDJSON (BODY \
-                 says what a request holds)",
-                self.payload_bytes
+                "{knob} is about log lines, and there are none without NDJSON (with BATCH_SIZE 1 \
+                 one a request); BODY says what any other request holds"
+            ));
+        }
+        if self.malformed > 0.0 && self.batch_size > 1 {
+            return wrong(format!(
+                "MALFORMED with BATCH_SIZE {}: a response over {scheme}:// has one status for all \
+                 lines of its request, so it takes BATCH_SIZE 1",
+                self.batch_size
             ));
         }
         if self.replay.is_some() && self.http.body.is_some() {

@@ -161,8 +161,7 @@ impl Summary {
             lines,
             flows,
             stages,
-        } =
-            figures;
+        } = figures;
         Summary {
             schema_version,
             tool,

@@ -309,6 +309,7 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
     rows.row("messages", what);
     if flow.scheme.is_http() {
         rows.more(format!("each batch is the body of one {}", flow.http.method()));
+    }
     rows.more(format!("such as {}", shortened(&sample.example)));
     if let Some(reason) = &sample.rejected {
         rows.more(format!("the engine would reject some: {reason}"));
