@@ -302,6 +302,9 @@ impl Flow {
             if (replay.speed == Speed::Max) != (self.shape == Shape::Closed) {
                 return wrong(format!("shape {} beside REPLAY_SPEED {}", self.shape, replay.speed));
             }
+            if let Some(knob) = self.about_lines() {
+                return wrong(format!("{knob} beside REPLAY, which has messages of its own"));
+            }
             if self.arrivals != Arrivals::Even {
                 return wrong(format!(
                     "ARRIVALS {} beside REPLAY, which has times of its own",
@@ -449,14 +452,8 @@ impl Flow {
         if let Some((_, knob, what)) = asks.iter().find(|(is_asked, ..)| *is_asked) {
             return wrong(format!("{knob} {what}, which {scheme}:// does not know"));
         }
-        let about_lines = [
-            (self.payload != Builtin::Default, "PAYLOAD"),
-            (self.template.is_some(), "TEMPLATE"),
-            (self.payload_bytes.max() > 0, "PAYLOAD_BYTES"),
-            (self.malformed > 0.0, "MALFORMED"),
-        ];
-        let asked = about_lines.iter().find(|(is_asked, _)| *is_asked);
-        if let Some((_, knob)) = asked.filter(|_| !self.http.ndjson && self.steps.is_empty()) {
+        let has_lines = self.http.ndjson || !self.steps.is_empty();
+        if let Some(knob) = self.about_lines().filter(|_| !has_lines) {
             return wrong(format!(
                 "{knob} is about log lines, and there are none without NDJSON (with BATCH_SIZE 1 \
                  one a request); BODY says what any other request holds"
@@ -473,6 +470,17 @@ impl Flow {
             return wrong("BODY beside REPLAY, which says what is sent".into());
         }
         self.http.check(self.auth_token.is_some() || self.auth_token_file.is_some())
+    }
+
+    /// The first knob that says what log lines look like.
+    fn about_lines(&self) -> Option<&'static str> {
+        let asks = [
+            (self.payload != Builtin::Default, "PAYLOAD"),
+            (self.template.is_some(), "TEMPLATE"),
+            (self.payload_bytes.max() > 0, "PAYLOAD_BYTES"),
+            (self.malformed > 0.0, "MALFORMED"),
+        ];
+        asks.iter().find(|(is_asked, _)| *is_asked).map(|(_, knob)| *knob)
     }
 
     /// Messages of a batch at most: over HTTP the requests that are on their way on a connection, or

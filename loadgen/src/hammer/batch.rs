@@ -212,6 +212,7 @@ impl<'a> Batch<'a> {
                 }
                 out.extend_from_slice(line);
                 self.encoded += 1;
+                self.lines.add(line.len() as u64);
             }
             return;
         }
