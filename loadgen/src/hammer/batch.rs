@@ -217,22 +217,27 @@ impl<'a> Batch<'a> {
             return;
         }
         let author = &self.identity.author;
-        let first_bytes_max = kit.payloads.bytes_max(author, self.first_seq + self.encoded);
+        let same_bytes_max = kit.payloads.same_bytes_max();
+        let line_bytes_max =
+            |seq| same_bytes_max.unwrap_or_else(|| kit.payloads.bytes_max(author, seq));
+        let first_bytes_max = line_bytes_max(self.first_seq + self.encoded);
         out.reserve(bytes_max.max(out.len() + first_bytes_max) - out.len());
         let stamp = &mut *kit.stamp.borrow_mut();
         // When the batch began, or of the write before this one.
         stamp.set(self.clock.unix_ns(self.write_ns));
         self.malformed = kit.payloads.malformed();
+        let mut lines = self.lines;
         while self.encoded < self.claim.count {
             let start = out.len();
             kit.payloads.append(out, stamp, author, self.first_seq + self.encoded);
             self.encoded += 1;
-            self.lines.add((out.len() - start) as u64);
+            lines.add((out.len() - start) as u64);
             let seq = self.first_seq + self.encoded;
-            if out.len() + kit.payloads.bytes_max(author, seq) > bytes_max {
+            if out.len() + line_bytes_max(seq) > bytes_max {
                 break;
             }
         }
+        self.lines = lines;
     }
 
     /// The next `n` messages are bytes of the hammer's own.

@@ -255,6 +255,15 @@ impl Payloads {
         if self.malformed.is_none() { bytes_max } else { Malformed::bytes_max(bytes_max) }
     }
 
+    /// [`Self::bytes_max`], where it is the same for all messages.
+    pub fn same_bytes_max(&self) -> Option<usize> {
+        let bytes_max = match &self.content {
+            Content::Records(records) => records.same_bytes_max(),
+            Content::Program(program) => program.same_bytes_max(),
+        }?;
+        Some(if self.malformed.is_none() { bytes_max } else { Malformed::bytes_max(bytes_max) })
+    }
+
     /// Appends message `seq` of `author` to `out`: one line, with its newline.
     pub fn append(&self, out: &mut Vec<u8>, stamp: &Stamp, author: &Author, seq: u64) {
         let start = out.len();

@@ -138,6 +138,11 @@ impl Program {
         Program { block, end, sizes, key, feeders, numbering, is_object, natural_bytes_max }
     }
 
+    /// No line is longer, where none is lengthened.
+    pub(super) fn same_bytes_max(&self) -> Option<usize> {
+        self.sizes.is_none().then_some(self.natural_bytes_max)
+    }
+
     /// The line of message `seq` of `author` is not longer, with its newline.
     pub(super) fn bytes_max(&self, author: &Author, seq: u64) -> usize {
         match &self.sizes {

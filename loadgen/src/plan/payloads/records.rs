@@ -93,6 +93,11 @@ impl Records {
         payloads
     }
 
+    /// No line is longer, where no sizes are drawn.
+    pub(super) fn same_bytes_max(&self) -> Option<usize> {
+        self.drawn.is_none().then_some(self.line_bytes_max)
+    }
+
     /// The line of message `seq` of `author` is not longer, with its newline.
     pub(super) fn bytes_max(&self, author: &Author, seq: u64) -> usize {
         match &self.drawn {
