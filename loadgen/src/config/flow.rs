@@ -459,6 +459,13 @@ impl Flow {
                  one a request); BODY says what any other request holds"
             ));
         }
+        if self.malformed > 0.0 && !self.steps.is_empty() {
+            return wrong(format!(
+                "MALFORMED {}: a journey has one end for all its steps, so nobody would say that \
+                 its message was rejected",
+                self.malformed
+            ));
+        }
         if self.malformed > 0.0 && self.batch_size > 1 {
             return wrong(format!(
                 "MALFORMED with BATCH_SIZE {}: a response over {scheme}:// has one status for all \
