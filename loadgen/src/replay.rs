@@ -41,6 +41,8 @@ mod source;
 /// A chunk is full with so many bytes of messages: a fraction of a millisecond to read, and some
 /// hundred messages, so that one hand-over costs each of them next to nothing.
 const CHUNK_BYTES: usize = 128 * 1024;
+/// The message that fills it is mostly not longer.
+const LINE_BYTES: usize = 4 * 1024;
 /// Or with so many messages, where they are short.
 const CHUNK_MESSAGES: usize = 2048;
 /// All chunks of a recording together: a tenth of a second of 200,000 messages of 200 bytes.
@@ -67,6 +69,12 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// With room for what it mostly takes, so that it does not grow to twice as much.
+    fn roomy() -> Box<Chunk> {
+        let bytes = Vec::with_capacity(CHUNK_BYTES + LINE_BYTES);
+        Box::new(Chunk { bytes, ..Chunk::default() })
+    }
+
     fn is_full(&self) -> bool {
         self.bytes.len() >= CHUNK_BYTES || self.dues.len() >= CHUNK_MESSAGES
     }
@@ -126,7 +134,7 @@ pub(crate) fn open(
         let (full_in, full) = async_channel::bounded(chunks);
         let (empty, empty_out) = async_channel::bounded(chunks);
         for _ in 0..chunks {
-            empty.try_send(Box::default()).expect("there is room for every chunk");
+            empty.try_send(Chunk::roomy()).expect("there is room for every chunk");
         }
         let until_ns = Arc::new(AtomicU64::new(schedule.end_ns()));
         let (begin, begun) = sync_channel(1);
