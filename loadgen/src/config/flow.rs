@@ -479,15 +479,15 @@ impl Flow {
         self.http.check(self.auth_token.is_some() || self.auth_token_file.is_some())
     }
 
-    /// The first knob that says what log lines look like.
-    fn about_lines(&self) -> Option<&'static str> {
-        let asks = [
-            (self.payload != Builtin::Default, "PAYLOAD"),
-            (self.template.is_some(), "TEMPLATE"),
-            (self.payload_bytes.max() > 0, "PAYLOAD_BYTES"),
-            (self.malformed > 0.0, "MALFORMED"),
-        ];
-        asks.iter().find(|(is_asked, _)| *is_asked).map(|(_, knob)| *knob)
+    /// The first knob that says what log lines look like, with its value.
+    fn about_lines(&self) -> Option<String> {
+        let payload =
+            (self.payload != Builtin::Default).then(|| format!("PAYLOAD {}", self.payload));
+        let template = self.template.as_ref().map(|path| format!("TEMPLATE {}", path.display()));
+        let sizes = &self.payload_bytes;
+        let bytes = (sizes.max() > 0).then(|| format!("PAYLOAD_BYTES {sizes}"));
+        let malformed = (self.malformed > 0.0).then(|| format!("MALFORMED {}", self.malformed));
+        payload.or(template).or(bytes).or(malformed)
     }
 
     /// Messages of a batch at most: over HTTP the requests that are on their way on a connection, or
