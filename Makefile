@@ -171,7 +171,7 @@ load-docker:
 
 # The report is brought out of the volume into ./results.
 BRING_RESULTS = code=$$?; mkdir -p results; docker cp --quiet $$name:/data/results/. results/; \
-  docker rm --force $$name >/dev/null
+  docker rm --force --volumes $$name >/dev/null
 
 benchmark-docker:
 	@name=logboom-benchmark; docker rm --force $$name >/dev/null 2>&1; \
@@ -182,7 +182,7 @@ perf-docker:
 	@name=logboom-perf-bench; docker rm --force $$name >/dev/null 2>&1; \
 	$(PERF) up --detach --build --wait engine || exit 3; \
 	$(PERF) run --build --name $$name bench $(ARGS); \
-	$(BRING_RESULTS); $(PERF) down --volumes; exit $$code
+	$(BRING_RESULTS); $(PERF) --profile '*' down --volumes; exit $$code
 
 stop-docker:
 	@if $(ENGINE_PID); then $(MAKE) --no-print-directory stop-native; fi
