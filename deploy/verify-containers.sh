@@ -238,6 +238,7 @@ echo "  rebuilt in $(since "$began") s, compiling:"
 grep -o 'Compiling .*' "$scratch/rebuild" | sed 's/^/    /'
 same "dependencies compiled" 0 "$(grep 'Compiling' "$scratch/rebuild" | grep -vc 'logboom-' || true)"
 above "packages of ours compiled" 0 "$(grep -c 'Compiling logboom-' "$scratch/rebuild" || true)"
+docker image rm logboom-rebuilt >/dev/null
 
 if [ "${1:-}" = --tests ]; then
   step "make test"
