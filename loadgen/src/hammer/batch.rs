@@ -79,6 +79,9 @@ pub(crate) enum Dues {
     Each(Vec<u64>),
 }
 
+/// Servers close connections that are idle for longer than this.
+const SILENCE_NS: u64 = 10_000_000;
+
 /// Messages that a worker takes up, at least one, all of one stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
@@ -282,6 +285,11 @@ impl<'a> Batch<'a> {
     /// Messages encoded whose last byte is not written yet.
     pub fn unwritten(&self) -> u64 {
         self.encoded - self.written
+    }
+
+    /// Its connection was idle for so long that the peer may have closed it.
+    pub(crate) fn follows_silence(&self) -> bool {
+        self.begun_ns.saturating_sub(self.claim.free_ns) >= SILENCE_NS
     }
 
     /// Nothing of it has been written yet.

@@ -191,6 +191,11 @@ impl Http {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<(), Broken>> {
         if batch.is_fresh() {
+            if batch.follows_silence()
+                && let Some(stream) = &self.stream
+            {
+                stream.doubt();
+            }
             self.check_idle(cx, kit)?;
         }
         if !self.is_write_broken {
@@ -216,7 +221,7 @@ impl Http {
     }
 
     /// What an idle connection has to say is that it is closed, or a response that nobody asked for.
-    /// Costs no system call while its socket is quiet.
+    /// Costs no system call unless the silence was long.
     fn check_idle(&mut self, cx: &mut Context<'_>, kit: &Kit) -> Result<(), Broken> {
         let Some(stream) = &mut self.stream else { return Err(Broken::Stale) };
         debug_assert!(self.responses.is_idle(), "the batch before took all of its bytes");

@@ -136,6 +136,15 @@ pub(super) fn refusal(error: &io::Error) -> Option<String> {
 }
 
 impl Stream {
+    /// The next read asks the kernel: a connection that was idle for long may have been closed, and
+    /// the shard may not know yet.
+    pub(super) fn doubt(&self) {
+        match self {
+            Stream::Plain(socket) => socket.doubt(),
+            Stream::Tls(stream) => stream.get_ref().0.doubt(),
+        }
+    }
+
     /// Says that nothing more will come, as far as the kernel takes it at once.
     pub(super) fn close(mut self) {
         if let Stream::Tls(_) = self {

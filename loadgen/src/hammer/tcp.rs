@@ -145,6 +145,9 @@ impl Tcp {
         batch: &mut Batch<'_>,
     ) -> Poll<Result<(), Broken>> {
         if batch.is_fresh() {
+            if batch.follows_silence() {
+                self.stream.doubt();
+            }
             self.check_idle(cx, kit)?;
         }
         if !self.is_write_broken {
@@ -163,7 +166,7 @@ impl Tcp {
     }
 
     /// What an idle connection has to say is that it is closed, or a reply that nobody asked for.
-    /// Costs no system call while the poll that glommio armed is quiet.
+    /// Costs no system call unless the silence was long.
     fn check_idle(&mut self, cx: &mut Context<'_>, kit: &Kit) -> Result<(), Broken> {
         let read = &mut *kit.read.borrow_mut();
         match Pin::new(&mut self.stream).poll_read(cx, read) {

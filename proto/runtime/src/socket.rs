@@ -93,6 +93,11 @@ impl Socket {
         self.stream.set_nodelay(value)
     }
 
+    /// The next read asks the kernel, whatever has been told so far: news may wait to be fetched.
+    pub fn doubt(&self) {
+        self.registration.interest.reading.assume_ready();
+    }
+
     /// Of this end.
     ///
     /// # Errors
