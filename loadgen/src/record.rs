@@ -1,7 +1,7 @@
 //! `record`: what clients send to a port, with the time at which it came, as a file for `--replay`.
 //!
 //! Owns listening, and the life of the connections: a thread each, at most [`CONNECTIONS_MAX`].
-//! Leaves the file to [`file`], and what clients expect to [`ndjson`] and [`http`]. No measuring
+//! Leaves the file to [`mod@file`], and what clients expect to [`ndjson`] and [`http`]. No measuring
 //! goes on here, so plain threads and blocking sockets do.
 //! Invariant: a message is in the file before its client is told `ok`, in the order of its time;
 //! and the file is whole however the recording ends, but for the end of the process.

@@ -203,8 +203,9 @@ pub struct Args {
     #[arg(long, env = "REPLAY_FORMAT", value_name = "FORMAT")]
     pub replay_format: Option<Format>,
 
-    /// Where the time of a recorded NDJSON line stands [default: whichever of recorded_at, timestamp, @timestamp,
-    /// time, ts, datetime, eventTime, date, t is a time in most of the first lines]
+    /// Where the time of a recorded NDJSON line stands; without it, whichever of recorded_at,
+    /// timestamp, @timestamp, time, ts, datetime, eventTime, date, t is a time in most of the first
+    /// lines
     #[arg(
         long,
         visible_alias = "timestamp-field",
