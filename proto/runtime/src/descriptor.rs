@@ -1,7 +1,7 @@
 //! Raw descriptors in and out of glommio, which offers no safe way for either.
 //!
-//! A connection that moves to another shard leaves glommio as an [`OwnedFd`] (a duplicate, so
-//! that the poll which glommio armed on the original is cancelled with it) and enters again there.
+//! Connections do not come this way: see [`crate::socket`]. What does is the admin's listener,
+//! datagrams, files, and whatever else is waited for by a poll of glommio's.
 #![expect(unsafe_code, reason = "glommio takes and gives raw descriptors only")]
 
 use std::ffi::{c_int, c_void};
