@@ -20,10 +20,10 @@ pub enum Error {
     )]
     EngineMissing { path: PathBuf },
     #[error(
-        "tier {tier} may write {needed} to {folder} (TMPDIR), of which {free} is free: free some \
-         space, set TMPDIR to a larger disk, or lower --scale or --peak-secs"
+        "tier {tier} with {knob} may write {needed} to {folder} (TMPDIR), which has {free} free: \
+         lower it, free some space, or set TMPDIR to a larger disk"
     )]
-    DiskFull { tier: &'static str, folder: PathBuf, needed: String, free: String },
+    DiskFull { tier: &'static str, knob: String, folder: PathBuf, needed: String, free: String },
     #[error("cannot use {path} (TMPDIR): {source}")]
     Temporary { path: PathBuf, source: io::Error },
     #[error("cannot write {path} (RESULTS, JSON): {source}")]

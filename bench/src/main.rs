@@ -35,7 +35,11 @@ fn run(config: &Config) -> ExitCode {
         Err(error) => return complain(&format!("cannot catch signals: {error}"), exit_code::BROKE),
     };
     let report = runner::run(config, &stop);
-    match publish(config, &report) {
+    let published = publish(config, &report);
+    if let Some(trouble) = &report.trouble {
+        complain(trouble, report.exit_code);
+    }
+    match published {
         Ok(()) => ExitCode::from(report.exit_code),
         // A verdict of its own outweighs that it could not be kept.
         Err(error) => complain(&error.to_string(), report.exit_code.max(error.exit_code())),

@@ -11,7 +11,7 @@ use crate::judge::Verdict;
 use crate::observe::Resources;
 use crate::observe::caps::Caps;
 
-/// The whole text. Lines end in `\n`.
+/// The whole text, but what broke the run: that is an error, and told as one. Lines end in `\n`.
 pub fn render(report: &Report, colour: bool) -> String {
     let mut out = String::new();
     if !report.tiers.is_empty() {
@@ -38,9 +38,6 @@ pub fn render(report: &Report, colour: bool) -> String {
         for failure in &tier.verification.failures {
             out += &format!("problem  {}: {}\n", tier.name, failure.text);
         }
-    }
-    if let Some(trouble) = &report.trouble {
-        out += &format!("problem  {trouble}\n");
     }
     let (word, paint) = match report.verdict {
         Verdict::Pass => ("PASS", "32"),

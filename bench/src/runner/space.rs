@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::statvfs;
 
 use crate::error::Error;
+use crate::figures::thousands;
 use crate::suite::Tier;
 
 /// A line as the generator makes it, about 200 bytes, and its share of padding.
@@ -27,7 +28,7 @@ pub fn needed_bytes(tier: &Tier, engine_cores: usize) -> u64 {
 /// Refuses a tier that `folder` has no room for.
 ///
 /// # Errors
-/// [`Error::DiskFull`] names what is needed and what is free.
+/// [`Error::DiskFull`] names the knob that made the tier so large, what it needs and what is free.
 pub fn check(tier: &Tier, engine_cores: usize, folder: &Path) -> Result<(), Error> {
     let found = statvfs(folder)
         .map_err(|error| Error::Temporary { path: folder.to_owned(), source: error.into() })?;
@@ -37,8 +38,13 @@ pub fn check(tier: &Tier, engine_cores: usize, folder: &Path) -> Result<(), Erro
         return Ok(());
     }
     let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
-    let folder = folder.to_owned();
-    Err(Error::DiskFull { tier: tier.name, folder, needed: gib(needed), free: gib(free) })
+    // What made the tier so large.
+    let knob = match tier.total_logs {
+        Some(total) => format!("{} messages (SCALE)", thousands(total)),
+        None => format!("{} s (PEAK_SECS)", tier.duration.as_secs()),
+    };
+    let (needed, free) = (gib(needed), gib(free));
+    Err(Error::DiskFull { tier: tier.name, knob, folder: folder.to_owned(), needed, free })
 }
 
 #[cfg(test)]
@@ -65,7 +71,13 @@ mod tests {
         let error = check(tier, 64, folder.path()).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         let text = error.to_string();
-        assert!(text.contains("peak") && text.contains("GiB") && text.contains("TMPDIR"), "{text}");
+        for needle in ["tier peak", "1000000000 s (PEAK_SECS)", " GiB to ", "(TMPDIR)", " GiB free"]
+        {
+            assert!(text.contains(needle), "{needle} is not in: {text}");
+        }
+        let tier = &suite(1_000_000_000, Duration::ZERO).tiers[4];
+        let text = check(tier, 64, folder.path()).unwrap_err().to_string();
+        assert!(text.contains("50,000,000,000,000 messages (SCALE)"), "{text}");
         check(&suite(1, Duration::ZERO).tiers[0], 1, folder.path()).unwrap();
     }
 }

@@ -99,7 +99,23 @@ fn a_mistake_in_the_arguments_is_usage() {
 #[test]
 fn an_engine_that_refuses_its_settings_says_so_through_the_bench() {
     let ran = Bench::with_engine("--tier warmup --engine-env BATCH_SIZE=none").run().expect(2);
-    let stdout = ran.stdout();
-    assert!(stdout.contains("the engine did not start") && stdout.contains("none"), "{stdout}");
+    let stderr = ran.stderr();
+    assert!(stderr.contains("the engine did not start") && stderr.contains("none"), "{stderr}");
+    ran.expect_nothing_left();
+}
+
+#[test]
+fn a_tier_that_the_disk_has_no_room_for_is_refused_on_stderr_by_knob_and_value() {
+    let ran = Bench::with_engine("--tier warmup,peak --peak-secs 1000000000").run().expect(3);
+    let (stdout, stderr) = (ran.stdout(), ran.stderr());
+    for needle in ["logboom-bench: tier peak with 1000000000 s (PEAK_SECS)", "TMPDIR", " GiB free"]
+    {
+        assert!(stderr.contains(needle), "{needle} is not in: {stderr}");
+    }
+    assert_eq!(stdout.lines().filter(|line| line.contains("TMPDIR")).count(), 0, "{stdout}");
+    assert!(stdout.contains("BROKEN  The run broke; 0 tiers"), "{stdout}");
+    let report = ran.report();
+    schema::check(&report);
+    assert!(report["trouble"].as_str().unwrap().contains("PEAK_SECS"), "{}", report["trouble"]);
     ran.expect_nothing_left();
 }

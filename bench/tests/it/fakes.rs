@@ -91,7 +91,7 @@ fn too_many_errors_fail_the_threshold() {
 #[test]
 fn an_engine_that_does_not_start_is_quoted() {
     let ran = run_against("refuse to start").expect(3);
-    assert!(ran.stdout().contains("no io_uring in this fake"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("no io_uring in this fake"), "{}", ran.stderr());
     let report = ran.report();
     schema::check(&report);
     assert_eq!((&report["verdict"], &report["exit_code"]), (&"broken".into(), &3.into()));
@@ -102,7 +102,7 @@ fn an_engine_that_does_not_start_is_quoted() {
 #[test]
 fn an_engine_that_ends_badly_breaks_the_run_after_its_audit() {
     let ran = run_against("end with 7").expect(1);
-    assert!(ran.stdout().contains("the engine ended with exit status: 7"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("the engine ended with exit status: 7"), "{}", ran.stderr());
     let report = ran.report();
     schema::check(&report);
     let verification = &report["tiers"][0]["verification"];
@@ -116,7 +116,7 @@ fn an_engine_that_ends_badly_breaks_the_run_after_its_audit() {
 #[test]
 fn an_engine_without_totals_breaks_the_run() {
     let ran = run_against("print no totals").expect(1);
-    assert!(ran.stdout().contains("printed no totals"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("printed no totals"), "{}", ran.stderr());
 }
 
 /// Where this lie strikes: the 501st line, so that the first tier has few connections' worth of

@@ -88,7 +88,7 @@ fn a_target_says_by_its_admin_listener_what_it_costs() {
     assert!(!engine["caps"]["cpus"].as_array().unwrap().is_empty(), "{engine}");
     // A port at which nobody listens costs nothing but the run.
     let ran = service.bench("--tier warmup --admin http://127.0.0.1:1").run().expect(15);
-    assert!(ran.stdout().contains("ADMIN"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("ADMIN"), "{}", ran.stderr());
 }
 
 #[test]

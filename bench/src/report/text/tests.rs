@@ -208,7 +208,6 @@ fn a_run_that_broke_before_its_first_tier() {
     let mut report = report(Verdict::Broken, Vec::new());
     report.trouble = Some("no engine".into());
     insta::assert_snapshot!(render(&report, false), @r"
-    problem  no engine
     BROKEN  The run broke; 0 tiers are in its report.
     ");
     assert!(render(&report, true).contains("\x1b[1;31mBROKEN\x1b[0m"));
