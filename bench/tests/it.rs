@@ -5,6 +5,7 @@ mod it {
     mod deploy;
     mod endings;
     mod fakes;
+    mod grafana;
     mod schema;
     mod support;
     mod targets;
