@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
-use crate::hammer::batch::{Claim, Dues};
+use crate::hammer::claim::{Claim, Dues};
 use crate::plan::schedule::stream::Stream;
 use crate::plan::schedule::{Schedule, share};
 use crate::plan::shape::CatchUp;

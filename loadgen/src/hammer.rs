@@ -20,11 +20,16 @@ pub use crate::measure::recorder::Answer;
 use crate::measure::recorder::code;
 use crate::plan::payloads::{Payloads, Stamp};
 
+mod awaited;
 pub(crate) mod batch;
+pub(crate) mod claim;
 mod exchange;
+mod fate;
 pub(crate) mod http;
 pub(crate) mod http2;
+pub(crate) mod identity;
 pub(crate) mod journey;
+mod lateness;
 pub(crate) mod ndjson;
 pub(crate) mod null;
 pub(crate) mod one_by_one;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::{Clock, nanos};
-use crate::hammer::batch::Identity;
+use crate::hammer::identity::Identity;
 use crate::hammer::{BatchHammer, NoConnection};
 use crate::measure::ledger::LedgerConnection;
 use crate::plan::random::Random;

@@ -18,7 +18,7 @@ use glommio::timer::sleep;
 use crate::clock::{Clock, nanos};
 use crate::config::ThinkTime;
 use crate::dispatch::Dispatch;
-use crate::hammer::batch::Claim;
+use crate::hammer::claim::Claim;
 use crate::hammer::{Batch, BatchHammer, Broken, Kit};
 use crate::measure::recorder::{Recorder, code};
 use crate::pace::Nap;

@@ -23,7 +23,7 @@ use futures_lite::{AsyncRead as _, AsyncWrite as _};
 use self::head::Memo;
 use self::request::{Envelope, Recall, Request};
 use self::response::{Reply, Responses};
-use super::batch::Replayed;
+use super::claim::Replayed;
 use super::route::Route;
 use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
