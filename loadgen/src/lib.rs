@@ -26,7 +26,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::cpus::Cpus;
+use runtime::cpus::{Aside, Cpus};
 use runtime::shards::Shard;
 use runtime::{nofile, shards, uring};
 
@@ -135,6 +135,10 @@ fn run_against(
     config.slo.iter().try_for_each(|slo| slo.check(&names)).map_err(Error::Usage)?;
     uring::probe()?;
     nofile::raise();
+    let ours: Vec<usize> =
+        (0..config.shards).map(|shard| cpus.affinity[shard % cpus.affinity.len()]).collect();
+    // Of this thread, of readers of recordings, and of glommio's helpers.
+    let _aside = Aside::of(&ours);
 
     let halt = Stop::new();
     let Channels { orders, listens, news, blanks, go, readers } =
@@ -154,8 +158,6 @@ fn run_against(
     let orders = Arc::new(orders);
     let shards = shards::start(&plan, move |shard| shard::run(orders[shard].clone()))?;
 
-    let ours: Vec<usize> =
-        (0..config.shards).map(|shard| cpus.affinity[shard % cpus.affinity.len()]).collect();
     let referee = Referee::new(&config, &listens, &ours);
     let mut coordinator = Coordinator::new(&config, flows, &halt, blanks, referee);
     coordinator.await_ready(&news, config.shards);

@@ -5,7 +5,11 @@
 //!
 //! Invariant: what has no cap, or is not known, is `None`, never 0.
 
+use std::collections::BTreeSet;
+
 use runtime::cgroup::Cgroups;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
 use serde::{Deserialize, Serialize};
 
 /// The caps on one side, and what they cost it. Cgroups cap all that runs in them together.
@@ -69,10 +73,16 @@ impl Caps {
     }
 }
 
+/// The cpus that any thread of the process may run on: some threads are kept off others' cpus.
 fn affinity(pid: u32) -> Vec<usize> {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    let Ok(set) = rustix::thread::sched_getaffinity(pid) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut cpus = BTreeSet::new();
+    for task in tasks.flatten() {
+        let id = task.file_name().to_str().and_then(|id| id.parse().ok());
+        let set = id.and_then(Pid::from_raw).and_then(|id| sched_getaffinity(Some(id)).ok());
+        cpus.extend(set.iter().flat_map(|set| (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu))));
+    }
+    cpus.into_iter().collect()
 }
 
 #[cfg(test)]

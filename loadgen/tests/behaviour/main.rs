@@ -7,6 +7,7 @@
 
 mod ask;
 mod connections;
+mod cpus;
 mod h2_server;
 mod http;
 mod http2;
