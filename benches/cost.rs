@@ -11,12 +11,12 @@
 //! (`peers/epoll.c`, compiled here by `cc`; skipped, and said so, where there is none).
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures and prints")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use clap::Parser;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use logboom_benches::rig::{Engine, beside, halves, json, spawn_on};
+use logboom_benches::{median, spread};
 use serde_json::Value;
 
 /// What a million lines cost.
@@ -165,8 +165,8 @@ fn main() {
         println!(
             "{:<38} {:>22} {:>22} {:>10.0} {:>9} {:>6.1} MiB",
             shape.name,
-            spread(costs.iter().map(|cost| cost.engine)),
-            spread(costs.iter().map(|cost| cost.client)),
+            spread(3, costs.iter().map(|cost| cost.engine)),
+            spread(3, costs.iter().map(|cost| cost.client)),
             median(costs.iter().map(|cost| cost.lines_per_second)),
             p50,
             median(costs.iter().map(|cost| cost.client_mib)),
@@ -174,7 +174,7 @@ fn main() {
     }
     // Of neighbours in time, so that what a drifting machine adds is in both.
     let ratios = |one: &[Cost], other: &[Cost], of: fn(&Cost) -> f64| {
-        spread(one.iter().zip(other).map(|(one, other)| of(one) / of(other)))
+        spread(3, one.iter().zip(other).map(|(one, other)| of(one) / of(other)))
     };
     let plain = shapes.iter().position(|shape| shape.name == PLAIN.name);
     for (index, shape) in shapes.iter().enumerate() {
@@ -221,64 +221,24 @@ impl PlainC {
     }
 }
 
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let values = sorted(values);
-    values[values.len() / 2]
-}
-
-fn spread(values: impl Iterator<Item = f64>) -> String {
-    let values = sorted(values);
-    let median = values[values.len() / 2];
-    format!("{median:.3} ({:.3} to {:.3})", values[0], values[values.len() - 1])
-}
-
-/// Ends its child with the value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
 fn run(shape: &Shape, options: &Options, plain_c: Option<&PlainC>) -> Cost {
-    let (engine_cpus, generator_cpus) = halves();
     let folder = tempfile::tempdir().unwrap();
-    let ready = folder.path().join("ready");
     let certs = folder.path().join("certs");
     if shape.wire == Wire::Tls {
         let mut make = Command::new(beside("logboom-engine"));
         let made = make.env_clear().args(["certs", "--cert-dir"]).arg(&certs).output().unwrap();
         assert!(made.status.success(), "no certificates: {made:?}");
     }
-    let mut engine = Command::new(beside("logboom-engine"));
-    engine
-        .env_clear()
-        .env("SERVER_HOST", "127.0.0.1")
-        .env("SERVER_PORT", "0")
-        .env("ADMIN_PORT", "0")
-        .env("LOG_DIR", folder.path().join("logs"))
-        .env("READY_FILE", &ready)
-        .env("ENABLE_TLS", (shape.wire == Wire::Tls).to_string())
-        .env("CERT_DIR", &certs)
-        .envs(shape.engine.iter().copied())
-        .envs(options.engine_env.iter().filter_map(|pair| pair.split_once('=')))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let engine = Running(spawn_on(&engine_cpus, &mut engine));
-    let began = Instant::now();
-    while !ready.exists() {
-        assert!(began.elapsed() < Duration::from_secs(10), "the engine does not start");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let port = json(&ready)["port"].as_u64().unwrap();
+    let mut env = vec![
+        ("ENABLE_TLS", (shape.wire == Wire::Tls).to_string()),
+        ("CERT_DIR", certs.display().to_string()),
+    ];
+    env.extend(shape.engine.iter().map(|&(name, value)| (name, value.to_owned())));
+    let own = options.engine_env.iter().filter_map(|pair| pair.split_once('='));
+    env.extend(own.map(|(name, value)| (name, value.to_owned())));
+    let (engine_cpus, generator_cpus) = halves();
+    let engine = Engine::start(&engine_cpus, folder.path(), env);
+    let port = engine.port;
     let scheme = if shape.wire == Wire::Tls { "tls" } else { "tcp" };
     let generate = |total: u64| {
         let summary = folder.path().join("summary.json");
@@ -331,9 +291,9 @@ fn run(shape: &Shape, options: &Options, plain_c: Option<&PlainC>) -> Cost {
         (false, _) => options.pings,
     };
     load(total / 20); // touches memory, caches and the first segment
-    let before = cpu_seconds(engine.0.id());
+    let before = engine.cpu_seconds();
     let load = load(total);
-    let engine_seconds = cpu_seconds(engine.0.id()) - before;
+    let engine_seconds = engine.cpu_seconds() - before;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let millions = total as f64 / 1e6;
     Cost {
@@ -351,50 +311,4 @@ struct Load {
     lines_per_second: f64,
     p50_ms: Option<f64>,
     rss_bytes: f64,
-}
-
-fn beside(name: &str) -> PathBuf {
-    let path = std::env::current_exe().unwrap().with_file_name(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --release` first", path.display());
-    path
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// The allowed cpus, first half and rest; both all of them where there is only one.
-fn halves() -> (Vec<usize>, Vec<usize>) {
-    let set = sched_getaffinity(None).unwrap();
-    let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
-    if cpus.len() < 2 {
-        return (cpus.clone(), cpus);
-    }
-    let (first, rest) = cpus.split_at(cpus.len() / 2);
-    (first.to_vec(), rest.to_vec())
-}
-
-/// A child inherits the affinity of the thread that starts it.
-fn spawn_on(cpus: &[usize], command: &mut Command) -> Child {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let mut set = CpuSet::new();
-                cpus.iter().for_each(|&cpu| set.set(cpu));
-                sched_setaffinity(None, &set).unwrap();
-                command.spawn().unwrap()
-            })
-            .join()
-            .unwrap()
-    })
-}
-
-/// What the scheduler has charged to all threads of a process, kernel workers included.
-fn cpu_seconds(pid: u32) -> f64 {
-    let nanos: f64 = std::fs::read_dir(format!("/proc/{pid}/task"))
-        .unwrap()
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
-        .sum();
-    nanos / 1e9
 }

@@ -16,7 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use logboom_benches::rig::{beside, halves, spawn_on};
+use logboom_benches::{median, spread};
 use serde_json::Value;
 
 /// What a million HTTP requests cost.
@@ -204,53 +205,4 @@ fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-fn beside(name: &str) -> PathBuf {
-    let path = std::env::current_exe().unwrap().with_file_name(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --release` first", path.display());
-    path
-}
-
-/// The allowed cpus, first half and rest; both all of them where there is only one.
-fn halves() -> (Vec<usize>, Vec<usize>) {
-    let set = sched_getaffinity(None).unwrap();
-    let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
-    if cpus.len() < 2 {
-        return (cpus.clone(), cpus);
-    }
-    let (first, rest) = cpus.split_at(cpus.len() / 2);
-    (first.to_vec(), rest.to_vec())
-}
-
-/// A child inherits the affinity of the thread that starts it.
-fn spawn_on(cpus: &[usize], command: &mut Command) -> Child {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let mut set = CpuSet::new();
-                cpus.iter().for_each(|&cpu| set.set(cpu));
-                sched_setaffinity(None, &set).unwrap();
-                command.spawn().unwrap()
-            })
-            .join()
-            .unwrap()
-    })
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let values = sorted(values);
-    values[values.len() / 2]
-}
-
-fn spread(digits: usize, values: impl Iterator<Item = f64>) -> String {
-    let values = sorted(values);
-    let [median, least, most] = [values[values.len() / 2], values[0], values[values.len() - 1]];
-    format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
 }

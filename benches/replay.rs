@@ -12,6 +12,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use clap::Parser;
+use logboom_benches::median;
+use logboom_benches::rig::beside;
 use serde_json::Value;
 
 /// Lag and memory of a replay.
@@ -106,7 +108,7 @@ fn write(path: &Path, rate: u64, secs: u64) {
 }
 
 fn run(args: &[&str], pacing: &str) -> Found {
-    let generator = std::env::current_exe().unwrap().with_file_name("logboom-loadgen");
+    let generator = beside("logboom-loadgen");
     let output = Command::new(&generator)
         .env_clear()
         .args(["--target", "null://", "--shards", "1", "-c", "8", "--quiet", "--json", "-"])
@@ -123,10 +125,4 @@ fn run(args: &[&str], pacing: &str) -> Found {
         peak_mib: json["resources"]["rss_peak_bytes"].as_f64().unwrap() / f64::from(1 << 20),
         sent: json["load"]["sent"].as_u64().unwrap(),
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
