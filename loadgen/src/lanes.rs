@@ -82,7 +82,7 @@ pub(crate) fn names(config: &Config) -> Names {
 pub(crate) fn orders(
     config: &Config,
     halt: &Stop,
-    aim: &dyn Fn(&Flow) -> Result<Target, Error>,
+    aim: &dyn Fn(&Flow, &Payloads) -> Result<Target, Error>,
 ) -> Result<Channels, Error> {
     let counts: Vec<usize> =
         config.flows.iter().map(|flow| flow.concurrency.min(config.shards)).collect();
@@ -104,10 +104,10 @@ pub(crate) fn orders(
             false => (flow.batch_messages(), vec![0; flow.concurrency], 0),
         };
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));
-        let target = aim(flow)?;
-        listens.extend(&target.listens);
         let numbering = Numbering { lanes: lanes as u64, first: lane as u64, count: parts as u64 };
         let payloads = Payloads::open(&flow.wanted(numbering), config.seed, run_id)?;
+        let target = aim(flow, &payloads)?;
+        listens.extend(&target.listens);
         let (suppliers, handles) = replay::open(index, flow, &schedule, parts)?;
         readers.extend(handles);
         for part in 0..parts {

@@ -37,7 +37,7 @@ use crate::hammer::{BatchHammer, Hammer};
 use crate::lanes::Channels;
 use crate::measure::environment::Environment;
 use crate::measure::summary::{SCHEMA_VERSION, Tool};
-use crate::plan::payloads::{self, Numbering};
+use crate::plan::payloads::{self, Numbering, Payloads};
 use crate::plan::random::Random;
 use crate::referee::Referee;
 use crate::shard::{Report, Starter};
@@ -105,7 +105,7 @@ pub fn run_with<H: Hammer>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
     let starter = Starter::of::<OneByOne<H>>(plan);
-    run_against(config, stop, observer, &|flow| Target::own(flow, starter.clone()))
+    run_against(config, stop, observer, &|flow, _| Target::own(flow, starter.clone()))
 }
 
 /// As [`run_with`], for a protocol that has many messages on their way.
@@ -119,14 +119,14 @@ pub fn run_batches_with<H: BatchHammer>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
     let starter = Starter::of::<H>(plan);
-    run_against(config, stop, observer, &|flow| Target::own(flow, starter.clone()))
+    run_against(config, stop, observer, &|flow, _| Target::own(flow, starter.clone()))
 }
 
 fn run_against(
     config: &Config,
     stop: &Stop,
     observer: &mut dyn Observer,
-    aim: &dyn Fn(&Flow) -> Result<Target, Error>,
+    aim: &dyn Fn(&Flow, &Payloads) -> Result<Target, Error>,
 ) -> Result<Outcome, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;

@@ -7,6 +7,7 @@
 
 pub mod journey;
 pub mod payloads;
+mod percent;
 pub mod random;
 pub mod replay;
 pub mod schedule;

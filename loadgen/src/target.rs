@@ -16,6 +16,7 @@ use crate::hammer::route::Route;
 use crate::hammer::tcp::Tcp;
 use crate::hammer::udp::Udp;
 use crate::measure::validity::target::Listens;
+use crate::plan::payloads::Payloads;
 use crate::shard::Starter;
 
 /// See the module.
@@ -26,12 +27,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// By the flow's scheme.
+    /// By the flow's scheme; `payloads` are its messages.
     ///
     /// # Errors
     /// A name that does not resolve, a key or token that cannot be read, a source address that is not
     /// ours.
-    pub(crate) fn of(flow: &Flow) -> Result<Target, Error> {
+    pub(crate) fn of(flow: &Flow, payloads: &Payloads) -> Result<Target, Error> {
         let addresses = addresses(flow)?;
         let listens = listens(flow, &addresses);
         let route = Route::new(flow, addresses)?;
@@ -41,10 +42,10 @@ impl Target {
                 return Ok(Target { starter: Starter::of::<Walker>(plan), listens });
             }
             if flow.http.http2 {
-                let plan = http2::Plan::new(flow, route, flow.tls()?)?;
+                let plan = http2::Plan::new(flow, payloads, route, flow.tls()?)?;
                 return Ok(Target { starter: Starter::of::<Http2>(plan), listens });
             }
-            let plan = http::Plan::new(flow, route, flow.tls()?)?;
+            let plan = http::Plan::new(flow, payloads, route, flow.tls()?)?;
             return Ok(Target { starter: Starter::of::<Http>(plan), listens });
         }
         let token = flow.token()?;

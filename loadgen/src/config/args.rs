@@ -41,8 +41,8 @@ pub struct Args {
     pub server_port: u16,
 
     /// tcp://, tls:// or udp:// host:port, or http:// or https:// host:port/path?query, instead of
-    /// SERVER_HOST and SERVER_PORT; its scheme beats ENABLE_TLS. null:// answers within the
-    /// generator, which then measures itself
+    /// SERVER_HOST and SERVER_PORT; its scheme beats ENABLE_TLS. ${name} in a path is a value of the
+    /// message (TEMPLATE, PAYLOAD). null:// answers within the generator, which then measures itself
     #[arg(long, alias = "endpoint", visible_alias = "endpoint", env = "TARGET",
           value_name = "TARGET", value_parser = endpoint)]
     pub target: Option<Endpoint>,
@@ -231,11 +231,13 @@ pub struct Args {
     #[arg(short = 'm', long, env = "METHOD", value_name = "METHOD", value_parser = method)]
     pub method: Option<String>,
 
-    /// Over HTTP, a field of each request, 'name: value'; may be given several times
+    /// Over HTTP, a field of each request, 'name: value', with ${name} as in TARGET; may be given
+    /// several times
     #[arg(short = 'H', long, env = "HEADER", value_name = "HEADER")]
     pub header: Vec<Header>,
 
-    /// Over HTTP, the body of each request: a text, or @file
+    /// Over HTTP, the body of each request: a text, or @file [default: none, or with TEMPLATE or
+    /// PAYLOAD and a METHOD that has a body the message]
     #[arg(short = 'd', long, env = "BODY", value_name = "BODY",
           value_parser = clap::value_parser!(Body))]
     pub body: Option<Body>,

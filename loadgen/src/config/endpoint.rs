@@ -121,7 +121,7 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
             None => (rest, None),
         }
     };
-    if host.is_empty() || host.contains(['/', '@', '?', ' ']) {
+    if host.is_empty() || host.contains(['/', '@', '?', ' ', '{']) {
         let form = if path.is_some() { "http://host:port/path" } else { "tcp://host:port" };
         return Err(format!("\"{text}\" is not {form}"));
     }

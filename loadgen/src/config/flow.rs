@@ -20,6 +20,7 @@ use super::sockets::Sockets;
 use crate::error::Error;
 use crate::plan::journey::presets::Preset;
 use crate::plan::journey::{Journey, StepText};
+use crate::plan::payloads::blanks::Blank;
 use crate::plan::payloads::{Builtin, Numbering, Sizes, Source, Wanted};
 use crate::plan::replay::{Replay, Speed};
 use crate::plan::schedule::{Bounds, Schedule};
@@ -452,13 +453,7 @@ impl Flow {
         if let Some((_, knob, what)) = asks.iter().find(|(is_asked, ..)| *is_asked) {
             return wrong(format!("{knob} {what}, which {scheme}:// does not know"));
         }
-        let has_lines = self.http.ndjson || !self.steps.is_empty();
-        if let Some(knob) = self.about_lines().filter(|_| !has_lines) {
-            return wrong(format!(
-                "{knob} is about log lines, and there are none without NDJSON (with BATCH_SIZE 1 \
-                 one a request); BODY says what any other request holds"
-            ));
-        }
+        self.check_content()?;
         if self.malformed > 0.0 && !self.steps.is_empty() {
             return wrong(format!(
                 "MALFORMED {}: a journey has one end for all its steps, so nobody would say that \
@@ -466,7 +461,7 @@ impl Flow {
                 self.malformed
             ));
         }
-        if self.malformed > 0.0 && self.batch_size > 1 {
+        if self.malformed > 0.0 && self.http.ndjson && self.batch_size > 1 {
             return wrong(format!(
                 "MALFORMED with BATCH_SIZE {}: a response over {scheme}:// has one status for all \
                  lines of its request, so it takes BATCH_SIZE 1",
@@ -477,6 +472,80 @@ impl Flow {
             return wrong("BODY beside REPLAY, which says what is sent".into());
         }
         self.http.check(self.auth_token.is_some() || self.auth_token_file.is_some())
+    }
+
+    /// What is said of messages is of use to the requests, and what these name is there.
+    fn check_content(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        let asked = self.http.blanks();
+        if let Some(blank) = asked.first() {
+            let other = match () {
+                () if !self.steps.is_empty() => "a journey (JOURNEY), whose steps have {{name}}",
+                () if self.replay.is_some() => "REPLAY, which says what is asked",
+                () if self.http.ndjson => "NDJSON, whose requests hold many messages",
+                () => "",
+            };
+            if !other.is_empty() {
+                return wrong(format!(
+                    "{blank} beside {other} ($${{ is a ${{ that stands for itself)"
+                ));
+            }
+        }
+        let has_lines = self.http.ndjson || !self.steps.is_empty() || self.sends_message();
+        if has_lines {
+            return Ok(());
+        }
+        let bytes =
+            (self.payload_bytes.max() > 0).then(|| format!("PAYLOAD_BYTES {}", self.payload_bytes));
+        let malformed = (self.malformed > 0.0).then(|| format!("MALFORMED {}", self.malformed));
+        let of_lines = bytes.or(malformed);
+        if let Some(knob) = of_lines.or_else(|| self.about_lines().filter(|_| asked.is_empty())) {
+            let why = match &self.http.body {
+                Some(_) => "BODY says what they hold".to_owned(),
+                None => format!("{} has none", self.method()),
+            };
+            return wrong(format!(
+                "{knob} is about messages, which these requests do not hold: {why}; METHOD POST \
+                 sends one in each body, NDJSON many, and ${{name}} in TARGET or HEADER stands for \
+                 a part of one"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The texts of a request that its message fills in.
+    pub(crate) fn blanks(&self) -> Vec<Blank> {
+        match self.scheme.is_http() {
+            true => self.http.blanks(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Each request over HTTP has its message as its body: something says what messages look like,
+    /// nothing else says what the body is, and the method is one that has a body.
+    pub fn sends_message(&self) -> bool {
+        let is_open = self.scheme.is_http()
+            && !self.http.ndjson
+            && self.http.body.is_none()
+            && self.steps.is_empty()
+            && self.replay.is_none();
+        is_open
+            && self.about_lines().is_some()
+            && match self.http.method.as_deref() {
+                Some(method) => !matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS" | "TRACE"),
+                // What the requests name of it is what it is for.
+                None => self.http.blanks().is_empty(),
+            }
+    }
+
+    /// The method of the requests over HTTP: METHOD, or GET, or POST where there is a body.
+    pub fn method(&self) -> &str {
+        // What a recording has no request for, it brings as a body.
+        let has_body = self.http.body.is_some()
+            || self.http.ndjson
+            || self.replay.is_some()
+            || self.sends_message();
+        self.http.method.as_deref().unwrap_or(if has_body { "POST" } else { "GET" })
     }
 
     /// The first knob that says what log lines look like, with its value.
@@ -528,7 +597,7 @@ impl Flow {
             None => Source::Builtin(self.payload),
         };
         let (sizes, malformed) = (self.payload_bytes.clone(), self.malformed);
-        Wanted { source, sizes, malformed, numbering }
+        Wanted { source, sizes, malformed, blanks: self.blanks(), numbering }
     }
 
     /// Where the measured load ends.

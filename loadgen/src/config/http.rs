@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::plan::payloads::blanks::{Blank, Within, has_names};
 
 /// Requests that are on their way on one connection: more of them measure a queue.
 const PIPELINE_MAX: u64 = 10_000;
@@ -56,10 +57,22 @@ impl Default for Http {
 }
 
 impl Http {
-    /// The method of the requests.
-    pub fn method(&self) -> &str {
-        let has_body = self.body.is_some() || self.ndjson;
-        self.method.as_deref().unwrap_or(if has_body { "POST" } else { "GET" })
+    /// The texts of a request that its message fills in, in the order in which they stand there.
+    pub(super) fn blanks(&self) -> Vec<Blank> {
+        let path = Blank {
+            text: self.path.clone(),
+            within: Within::Url,
+            knob: "TARGET".to_owned(),
+            is_secret: false,
+        };
+        let header = |header: &Header| Blank {
+            text: header.value.clone(),
+            within: Within::Header,
+            knob: format!("HEADER \"{}\"", header.name),
+            is_secret: header.is_secret(),
+        };
+        let all = std::iter::once(path).chain(self.headers.iter().map(header));
+        all.filter(|blank| has_names(&blank.text)).collect()
     }
 
     /// The first knob that is of no use where HTTP is not spoken.

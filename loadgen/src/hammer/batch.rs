@@ -17,7 +17,7 @@ use super::identity::Identity;
 use super::lateness::Lateness;
 use crate::clock::Clock;
 use crate::measure::recorder::{Answer, LineSizes, Recorder};
-use crate::plan::payloads::Malformed;
+use crate::plan::payloads::{Making, Malformed};
 use crate::replay::feed::RecordedRequest;
 
 /// Servers close connections that are idle for longer than this.
@@ -130,6 +130,20 @@ impl<'a> Batch<'a> {
             }
         }
         self.lines = lines;
+    }
+
+    /// The next message is a request of its own: `write` makes it, and gives how many bytes of it are
+    /// the message's line.
+    pub(crate) fn make(&mut self, kit: &Kit, write: impl FnOnce(&mut Making<'_>) -> usize) {
+        let stamp = &mut *kit.stamp.borrow_mut();
+        stamp.set(self.clock.unix_ns(self.write_ns));
+        let seq = self.first_seq + self.encoded;
+        let bytes = write(&mut kit.payloads.make(stamp, &self.identity.author, seq));
+        self.malformed = kit.payloads.malformed();
+        if bytes > 0 {
+            self.lines.add(bytes as u64);
+        }
+        self.own(1);
     }
 
     /// The next `n` messages are bytes of the hammer's own.

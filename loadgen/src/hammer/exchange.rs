@@ -29,6 +29,8 @@ use super::{Broken, NoConnection};
 use crate::config::{Flow, Header};
 use crate::error::Error;
 use crate::plan::journey::{Asked, Step};
+use crate::plan::payloads::Making;
+use crate::plan::payloads::blanks::{filled_with, has_names};
 
 /// Bytes that a peer may send ahead on one HTTP/2 stream, and on all of a connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -66,28 +68,48 @@ pub(super) struct Form {
     uri: Uri,
     headers: HeaderMap,
     version: Version,
+    /// The path is filled in by each message.
+    fills_path: bool,
+    /// The headers whose values are, too.
+    filled: Vec<HeaderName>,
+}
+
+/// What a message filled in.
+#[derive(Clone, Debug)]
+pub(super) struct Filled {
+    uri: Uri,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Form {
-    /// What is asked of `flow` for each request.
+    /// What is asked of `flow` for each request; `content_type` is that of their bodies.
     ///
     /// # Errors
     /// The token cannot be read, or a header cannot be sent over this version.
-    pub(super) fn new(flow: &Flow, version: Version) -> Result<Form, Error> {
+    pub(super) fn new(
+        flow: &Flow,
+        version: Version,
+        content_type: Option<&'static str>,
+    ) -> Result<Form, Error> {
         let http = &flow.http;
         let scheme = flow.scheme.as_str();
         let mut host = flow.host();
-        let mut headers = HeaderMap::new();
+        let (mut headers, mut filled) = (HeaderMap::new(), Vec::new());
         for Header { name, value } in &http.headers {
             let wrong = |what: &str| Error::Usage(format!("HEADER \"{name}\": {what}"));
             let known = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| wrong("is not a name of a header"))?;
             if known == header::HOST {
+                if has_names(value) {
+                    return Err(wrong("is the same for all requests of a connection (HTTP2)"));
+                }
                 host.clone_from(value);
             } else if version == Version::Two && OF_A_CONNECTION.contains(&known.as_str()) {
                 return Err(wrong(
                     "is about a connection of HTTP/1.1, and HTTP/2 has none (HTTP2)",
                 ));
+            } else if has_names(value) {
+                filled.push(known);
             } else {
                 let value = HeaderValue::from_bytes(value.as_bytes())
                     .map_err(|_| wrong("has a value that cannot be sent"))?;
@@ -95,12 +117,12 @@ impl Form {
             }
         }
         let agent = concat!("logboom-loadgen/", env!("CARGO_PKG_VERSION"));
-        for (name, value) in [(header::USER_AGENT, agent), (header::ACCEPT, "*/*")] {
-            headers.entry(name).or_insert(HeaderValue::from_static(value));
-        }
-        if http.ndjson {
-            let lines = HeaderValue::from_static("application/x-ndjson");
-            headers.entry(header::CONTENT_TYPE).or_insert(lines);
+        let usual = [(header::USER_AGENT, agent), (header::ACCEPT, "*/*")];
+        let content_type = content_type.map(|text| (header::CONTENT_TYPE, text));
+        for (name, value) in usual.into_iter().chain(content_type) {
+            if !filled.contains(&name) {
+                headers.entry(name).or_insert(HeaderValue::from_static(value));
+            }
         }
         if let Some(token) = flow.token()? {
             let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
@@ -115,11 +137,21 @@ impl Form {
                 .map_err(|_| Error::Usage(format!("\"{host}\" (TARGET) is not a host")))?;
             headers.insert(header::HOST, host);
         }
-        let method = Method::from_bytes(http.method().as_bytes())
-            .map_err(|_| Error::Usage(format!("METHOD {} is not one", http.method())))?;
-        let uri = uri(&origin, &http.path, version)
+        let method = Method::from_bytes(flow.method().as_bytes())
+            .map_err(|_| Error::Usage(format!("METHOD {} is not one", flow.method())))?;
+        // Any value at all shows whether the text around it can be sent.
+        let uri = uri(&origin, &filled_with(&http.path, "x"), version)
             .ok_or_else(|| Error::Usage(format!("{origin}{} (TARGET) is not a URL", http.path)))?;
-        Ok(Form { method, origin, base: http.path.clone(), uri, headers, version })
+        Ok(Form {
+            method,
+            origin,
+            base: http.path.clone(),
+            uri,
+            headers,
+            version,
+            fills_path: has_names(&http.path),
+            filled,
+        })
     }
 
     /// A request as a step asks for it: its path behind that of the target, and its own fields in
@@ -145,6 +177,43 @@ impl Form {
             request.headers_mut().append(name, value);
         }
         Ok(request)
+    }
+
+    /// What `message` fills in, if anything is; `room` is empty room. hyper owns what it sends: this
+    /// allocates.
+    pub(super) fn fill(&self, message: &mut Making<'_>, room: &mut Vec<u8>) -> Option<Filled> {
+        if !self.fills_path && self.filled.is_empty() {
+            return None;
+        }
+        let mut blank = 0;
+        let mut next = || {
+            room.clear();
+            message.blank(blank, room);
+            blank += 1;
+            Bytes::copy_from_slice(room)
+        };
+        let uri = match self.fills_path {
+            true => std::str::from_utf8(&next())
+                .ok()
+                .and_then(|path| uri(&self.origin, path, self.version))
+                .expect("values are percent-encoded, and what is around them was tried"),
+            false => self.uri.clone(),
+        };
+        let value = |name: &HeaderName| {
+            let value = HeaderValue::from_maybe_shared(next());
+            (name.clone(), value.expect("no value has a control character"))
+        };
+        Some(Filled { uri, headers: self.filled.iter().map(value).collect() })
+    }
+
+    /// A request as the flow asks for it, with what its message filled in.
+    pub(super) fn filled(&self, body: Bytes, filled: Option<&Filled>) -> Request<Body> {
+        let mut request = self.request(body);
+        if let Some(Filled { uri, headers }) = filled {
+            *request.uri_mut() = uri.clone();
+            request.headers_mut().extend(headers.iter().cloned());
+        }
+        request
     }
 
     /// A request as the flow asks for it.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
 use self::head::Memo;
-use self::request::{Envelope, Recall, Request};
+use self::request::{Envelope, Form, Recall, Request};
 use self::response::{Reply, Responses};
 use super::claim::Replayed;
 use super::route::Route;
@@ -29,6 +29,7 @@ use super::stream::{Stream, dial, refusal};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 use crate::config::{Body, Flow};
 use crate::error::Error;
+use crate::plan::payloads::Payloads;
 use crate::tls::Tls;
 
 mod head;
@@ -70,6 +71,8 @@ enum Content {
     Lines(Envelope),
     /// What a recording says.
     Recorded(Recall),
+    /// What each message fills in.
+    Filled(Form),
 }
 
 impl Plan {
@@ -77,34 +80,47 @@ impl Plan {
     ///
     /// # Errors
     /// The token or the body cannot be read.
-    pub(crate) fn new(flow: &Flow, route: Route, tls: Option<Tls>) -> Result<Plan, Error> {
+    pub(crate) fn new(
+        flow: &Flow,
+        payloads: &Payloads,
+        route: Route,
+        tls: Option<Tls>,
+    ) -> Result<Plan, Error> {
         let http = &flow.http;
-        let request = Request {
-            method: http.method().to_owned(),
-            path: http.path.clone(),
-            host: flow.host(),
-            fields: http.headers.iter().map(|it| (it.name.clone(), it.value.clone())).collect(),
-            content_type: http.ndjson.then_some("application/x-ndjson"),
-            token: flow.token()?,
-        };
+        let brings_line = flow.sends_message();
+        let request = Request::of(flow, content_type(flow, payloads))?;
         let content = if http.ndjson {
             Content::Lines(request.envelope())
         } else if flow.replay.is_some() {
             Content::Recorded(request.recall())
         } else {
             let body = http.body.as_ref().map(body).transpose()?;
-            let one = request.render(body.as_deref());
-            let most = (WRITE_BYTES / one.len()).max(1);
-            let count = usize::try_from(http.pipeline).unwrap_or(most).min(most);
-            Content::Same { bytes: one.repeat(count), length: one.len() }
+            if brings_line || !flow.blanks().is_empty() {
+                Content::Filled(request.form(body.as_deref(), brings_line))
+            } else {
+                let one = request.render(body.as_deref());
+                let most = (WRITE_BYTES / one.len()).max(1);
+                let count = usize::try_from(http.pipeline).unwrap_or(most).min(most);
+                Content::Same { bytes: one.repeat(count), length: one.len() }
+            }
         };
         Ok(Plan {
             route,
             tls,
             content,
-            is_head: http.method() == "HEAD",
+            is_head: flow.method() == "HEAD",
             asks_close: http.asks_close(),
         })
+    }
+}
+
+/// What the bodies of `flow` are, where they come of its messages.
+pub(super) fn content_type(flow: &Flow, payloads: &Payloads) -> Option<&'static str> {
+    match flow.sends_message() {
+        _ if flow.http.ndjson => Some("application/x-ndjson"),
+        true if payloads.is_object() => Some("application/json"),
+        true => Some("text/plain; charset=utf-8"),
+        false => None,
     }
 }
 
@@ -261,7 +277,25 @@ impl Http {
             let goes_on = match &lane.plan.content {
                 Content::Same { bytes, length } => self.write_same(cx, bytes, *length, batch),
                 Content::Lines(envelope) => self.write_lines(cx, envelope, kit, batch),
-                Content::Recorded(recall) => self.write_recorded(cx, recall, kit, batch),
+                Content::Recorded(recall) => self.write_one(cx, kit, batch, |batch, out| {
+                    match batch.next_recorded()? {
+                        Replayed::Request(request) => recall.ask(out, request),
+                        Replayed::Line(line) => recall.bring(out, line),
+                    }
+                    batch.own(1);
+                    Some(0)
+                }),
+                Content::Filled(form) => self.write_one(cx, kit, batch, |batch, out| {
+                    let mut begin = None;
+                    if batch.unencoded() > 0 {
+                        batch.make(kit, |message| {
+                            let (at, bytes) = form.fill(out, message);
+                            begin = Some(at);
+                            bytes
+                        });
+                    }
+                    begin
+                }),
             };
             match goes_on {
                 Poll::Ready(Ok(true)) => {}
@@ -368,26 +402,25 @@ impl Http {
         Poll::Ready(Ok(true))
     }
 
-    /// One write of one recorded request; whether there may be more to write.
-    fn write_recorded(
+    /// One write of one request that is like no other; whether there may be more to write. `next`
+    /// makes the next one, if there is any, and says where it begins.
+    fn write_one(
         &mut self,
         cx: &mut Context<'_>,
-        recall: &Recall,
         kit: &Kit,
         batch: &mut Batch<'_>,
+        next: impl FnOnce(&mut Batch<'_>, &mut Vec<u8>) -> Option<usize>,
     ) -> Poll<io::Result<bool>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(false)) };
         let fresh = &mut *kit.write.borrow_mut();
         let is_fresh = self.pending_at == self.pending.len();
-        if is_fresh {
-            match batch.next_recorded() {
+        let bytes = match is_fresh {
+            true => match next(batch, fresh) {
+                Some(begin) => &fresh[begin..],
                 None => return Poll::Ready(Ok(false)),
-                Some(Replayed::Request(request)) => recall.ask(fresh, request),
-                Some(Replayed::Line(line)) => recall.bring(fresh, line),
-            }
-            batch.own(1);
-        }
-        let bytes = if is_fresh { &fresh[..] } else { &self.pending[self.pending_at..] };
+            },
+            false => &self.pending[self.pending_at..],
+        };
         batch.before_write();
         let taken = match Pin::new(stream).poll_write(cx, bytes) {
             Poll::Pending => 0,
@@ -398,17 +431,19 @@ impl Http {
         if taken == bytes.len() {
             batch.wrote(1);
             self.pending.clear();
-            self.pending_at = 0;
+            (self.pending_at, self.cut) = (0, 0);
             return Poll::Ready(Ok(true));
         }
         if is_fresh {
+            let rest = &fresh[fresh.len() - (bytes.len() - taken)..];
             self.pending.clear();
-            self.pending.extend_from_slice(&fresh[taken..]);
+            self.pending.extend_from_slice(rest);
             self.pending_at = 0;
         } else {
             self.pending_at += taken;
         }
         batch.blocked();
+        self.cut += taken;
         if taken == 0 {
             return Poll::Pending;
         }
@@ -434,7 +469,7 @@ impl Http {
                 Content::Recorded(_) => {
                     batch.awaited_request().map_or(lane.plan.is_head, |it| it.method == "HEAD")
                 }
-                Content::Same { .. } | Content::Lines(_) => lane.plan.is_head,
+                Content::Same { .. } | Content::Lines(_) | Content::Filled(_) => lane.plan.is_head,
             };
             let reply = self.responses.next(&mut input, memo, is_head)?;
             let Some(reply) = reply else { return Ok(()) };
@@ -456,7 +491,7 @@ impl Http {
             return Err(Broken::Mismatch);
         }
         let messages = match &self.lane.plan.content {
-            Content::Same { .. } | Content::Recorded(_) => 1,
+            Content::Same { .. } | Content::Recorded(_) | Content::Filled(_) => 1,
             Content::Lines(_) => batch.unanswered() + batch.unwritten(),
         };
         let is_last = is_early || batch.unanswered() == messages;

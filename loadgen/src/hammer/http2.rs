@@ -18,12 +18,13 @@ use futures_util::stream::FuturesUnordered;
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
 
-use super::exchange::{Form, Link, Reply, Trouble, Version};
+use super::exchange::{Filled, Form, Link, Reply, Trouble, Version};
 use super::route::Route;
 use super::stream::{Stream, dial};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
 use crate::config::Flow;
 use crate::error::Error;
+use crate::plan::payloads::Payloads;
 use crate::tls::Tls;
 
 /// Lines are made in steps of so many bytes.
@@ -48,6 +49,8 @@ enum Content {
     Same(Bytes),
     /// Log lines.
     Lines,
+    /// What each message fills in, and its line where that is the body.
+    Filled { body: Option<Bytes> },
 }
 
 impl Plan {
@@ -55,16 +58,26 @@ impl Plan {
     ///
     /// # Errors
     /// The token or the body cannot be read; a header that HTTP/2 cannot have.
-    pub(crate) fn new(flow: &Flow, route: Route, tls: Option<Tls>) -> Result<Plan, Error> {
+    pub(crate) fn new(
+        flow: &Flow,
+        payloads: &Payloads,
+        route: Route,
+        tls: Option<Tls>,
+    ) -> Result<Plan, Error> {
         let http = &flow.http;
         let body = http.body.as_ref().map(super::http::body).transpose()?;
+        let body = body.map(Bytes::from);
         Ok(Plan {
             route,
             tls,
-            form: Form::new(flow, Version::Two)?,
-            content: match http.ndjson {
-                true => Content::Lines,
-                false => Content::Same(body.unwrap_or_default().into()),
+            form: Form::new(flow, Version::Two, super::http::content_type(flow, payloads))?,
+            content: match flow.sends_message() {
+                _ if http.ndjson => Content::Lines,
+                true => Content::Filled { body: None },
+                false if !flow.blanks().is_empty() => {
+                    Content::Filled { body: Some(body.unwrap_or_default()) }
+                }
+                false => Content::Same(body.unwrap_or_default()),
             },
             streams: usize::try_from(http.streams).unwrap_or(usize::MAX),
         })
@@ -91,6 +104,7 @@ struct Job {
     first: u64,
     count: u64,
     body: Bytes,
+    filled: Option<Filled>,
     /// How often it was given back.
     given_back: u32,
 }
@@ -124,7 +138,7 @@ impl BatchHammer for Http2 {
                     None if batch.unencoded() > 0 => self.encode(kit, batch),
                     None => break,
                 };
-                let request = self.lane.plan.form.request(job.body.clone());
+                let request = self.lane.plan.form.filled(job.body.clone(), job.filled.as_ref());
                 if job.given_back == 0 {
                     batch.before_write();
                     batch.wrote(job.count);
@@ -165,6 +179,7 @@ impl Http2 {
     /// The next request of the batch.
     fn encode(&self, kit: &Kit, batch: &mut Batch<'_>) -> Job {
         let first = batch.index();
+        let mut filled = None;
         let body = match &self.lane.plan.content {
             Content::Same(body) => {
                 batch.own(1);
@@ -179,8 +194,24 @@ impl Http2 {
                 }
                 Bytes::copy_from_slice(lines)
             }
+            Content::Filled { body } => {
+                let room = &mut *kit.write.borrow_mut();
+                let mut made = body.clone();
+                batch.make(kit, |message| {
+                    filled = self.lane.plan.form.fill(message, room);
+                    room.clear();
+                    if made.is_none() {
+                        message.line(room);
+                        // The newline parts lines, and here is one.
+                        room.pop();
+                        made = Some(Bytes::copy_from_slice(room));
+                    }
+                    room.len()
+                });
+                made.unwrap_or_default()
+            }
         };
-        Job { first, count: batch.index() - first, body, given_back: 0 }
+        Job { first, count: batch.index() - first, body, filled, given_back: 0 }
     }
 }
 

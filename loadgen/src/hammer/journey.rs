@@ -48,7 +48,7 @@ impl Plan {
     /// The token cannot be read, the journey makes no sense, or a header cannot be sent.
     pub(crate) fn new(flow: &Flow, route: Route, tls: Option<Tls>) -> Result<Plan, Error> {
         let version = if flow.http.http2 { Version::Two } else { Version::One };
-        let form = Form::new(flow, version)?;
+        let form = Form::new(flow, version, None)?;
         let journey = Journey::new(&flow.steps).map_err(Error::Usage)?;
         Ok(Plan { route, tls, form, version, journey, seed: 1 })
     }

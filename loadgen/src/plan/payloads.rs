@@ -10,21 +10,26 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::compile::{Compiler, Fault, Parts, plain, quoted};
+use self::blanks::Blank;
+use self::compile::{Compiler, plain, quoted};
 use self::feeder::Feeder;
-use self::program::{End, FEEDERS_MAX, Program};
+use self::parts::{Fault, Parts};
+use self::program::{End, FEEDERS_MAX, Program, Scene};
 use self::records::Records;
 use self::tree::Node;
 use super::random::Random;
 use crate::error::Error;
 
+pub mod blanks;
 mod builtin;
 mod chance;
 mod compile;
 mod feeder;
 mod filling;
+mod keys;
 mod malformed;
 mod moment;
+mod parts;
 mod pattern;
 mod program;
 mod records;
@@ -56,6 +61,8 @@ pub struct Wanted {
     pub sizes: Sizes,
     /// The share of them that is broken on purpose, 0.0 to 1.0.
     pub malformed: f64,
+    /// Texts around them that they fill in.
+    pub blanks: Vec<Blank>,
     /// How the connections of the flow are numbered.
     pub numbering: Numbering,
 }
@@ -66,6 +73,7 @@ impl Default for Wanted {
             source: Source::Builtin(Builtin::Default),
             sizes: Sizes::default(),
             malformed: 0.0,
+            blanks: Vec::new(),
             numbering: Numbering::default(),
         }
     }
@@ -195,7 +203,7 @@ enum Content {
 }
 
 /// What messages look like, from a thousand of them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// One, without its newline.
     pub example: String,
@@ -205,6 +213,38 @@ pub struct Sample {
     pub max_bytes: usize,
     /// Why the engine would reject the first of them that it would, if it would.
     pub rejected: Option<String>,
+    /// What the first of them fills in, each text by itself.
+    pub blanks: Vec<String>,
+}
+
+/// A message in the making, with the texts around it.
+pub struct Making<'a> {
+    payloads: &'a Payloads,
+    stamp: &'a Stamp,
+    author: &'a Author,
+    seq: u64,
+    scene: Option<Scene<'a>>,
+}
+
+impl Making<'_> {
+    /// Appends the line, with its newline.
+    pub fn line(&mut self, out: &mut Vec<u8>) {
+        let start = out.len();
+        match (&self.payloads.content, &mut self.scene) {
+            (Content::Records(records), _) => {
+                records.append(out, self.stamp, self.author, self.seq);
+            }
+            (Content::Program(_), scene) => scene.as_mut().expect("of a program").line(out),
+        }
+        if let Some(malformed) = &self.payloads.malformed {
+            malformed.damage(out, start, self.author, self.seq);
+        }
+    }
+
+    /// Appends text `index` of [`Wanted::blanks`], filled in. None of them is damaged.
+    pub fn blank(&mut self, index: usize, out: &mut Vec<u8>) {
+        self.scene.as_mut().expect("records have no names to fill in").blank(index, out);
+    }
 }
 
 impl Payloads {
@@ -220,30 +260,31 @@ impl Payloads {
     /// [`Error::Usage`] names the file, the field and the value; [`Error::Unusable`] a template
     /// that cannot be read.
     pub fn open(wanted: &Wanted, seed: u64, run_id: &str) -> Result<Payloads, Error> {
-        let Wanted { source, sizes, malformed, numbering } = wanted;
+        let Wanted { source, blanks, malformed, .. } = wanted;
+        let program = |template: &Template, tree| {
+            template.program(tree, wanted, seed, run_id).map(|it| Content::Program(Arc::new(it)))
+        };
         let content = match source {
-            Source::Builtin(Builtin::Default) => {
-                Content::Records(Records::new(seed, run_id, sizes))
+            Source::Builtin(Builtin::Default) if blanks.is_empty() => {
+                Content::Records(Records::new(seed, run_id, &wanted.sizes))
             }
             Source::Builtin(builtin) => {
                 let template = Template { name: builtin.to_string(), folder: PathBuf::new() };
-                let tree = Node::from_toml(builtin.template());
-                Content::Program(Arc::new(template.program(tree, sizes, seed, run_id, *numbering)?))
+                program(&template, Node::from_toml(builtin.template()))?
             }
             Source::File(path) => {
                 let (template, tree) = read(path)?;
-                Content::Program(Arc::new(template.program(tree, sizes, seed, run_id, *numbering)?))
+                program(&template, tree)?
             }
         };
         let malformed = Malformed::new(seed, *malformed);
-        if let (Some(_), Content::Program(program)) = (malformed, &content)
-            && !program.is_object
-        {
+        let payloads = Payloads { content, malformed };
+        if malformed.is_some() && !payloads.is_object() {
             return Err(Error::Usage(
                 "MALFORMED breaks objects of JSON, and the TEMPLATE makes a text".to_owned(),
             ));
         }
-        Ok(Payloads { content, malformed })
+        Ok(payloads)
     }
 
     /// The line of message `seq` of `author` is not longer, with its newline.
@@ -266,19 +307,38 @@ impl Payloads {
 
     /// Appends message `seq` of `author` to `out`: one line, with its newline.
     pub fn append(&self, out: &mut Vec<u8>, stamp: &Stamp, author: &Author, seq: u64) {
-        let start = out.len();
+        self.make(stamp, author, seq).line(out);
+    }
+
+    /// Message `seq` of `author`, to be written together with the texts that it fills in. Made once
+    /// for each message, as it takes rows from feeders.
+    pub fn make<'a>(&'a self, stamp: &'a Stamp, author: &'a Author, seq: u64) -> Making<'a> {
+        let scene = match &self.content {
+            Content::Records(_) => None,
+            Content::Program(program) => Some(program.scene(stamp, author, seq)),
+        };
+        Making { payloads: self, stamp, author, seq, scene }
+    }
+
+    /// A line is an object of JSON.
+    pub fn is_object(&self) -> bool {
         match &self.content {
-            Content::Records(records) => records.append(out, stamp, author, seq),
-            Content::Program(program) => program.append(out, stamp, author, seq),
-        }
-        if let Some(malformed) = &self.malformed {
-            malformed.damage(out, start, author, seq);
+            Content::Records(_) => true,
+            Content::Program(program) => program.is_object,
         }
     }
 
     /// Which messages are broken on purpose, if any.
     pub fn malformed(&self) -> Option<Malformed> {
         self.malformed
+    }
+
+    /// Texts that a message fills in.
+    fn blanks(&self) -> usize {
+        match &self.content {
+            Content::Records(_) => 0,
+            Content::Program(program) => program.blanks.len(),
+        }
     }
 
     /// A line is an object that an audit finds by its `run`, `conn` and `seq`.
@@ -302,13 +362,13 @@ impl Payloads {
     /// run.
     pub fn sample(&self, stamp: &Stamp) -> Sample {
         const MESSAGES: u64 = 1000;
-        let mut sample =
-            Sample { example: String::new(), mean_bytes: 0.0, max_bytes: 0, rejected: None };
+        let mut sample = Sample::default();
         let (author, mut out) = (Author::new(0), Vec::new());
         let mut scratch = proto::Scratch::new();
         for seq in 0..MESSAGES {
             out.clear();
-            self.append(&mut out, stamp, &author, seq);
+            let mut making = self.make(stamp, &author, seq);
+            making.line(&mut out);
             sample.mean_bytes += out.len() as f64 / MESSAGES as f64;
             sample.max_bytes = sample.max_bytes.max(out.len());
             if self.malformed.is_some_and(|malformed| malformed.has(&author, seq)) {
@@ -317,6 +377,13 @@ impl Payloads {
             let line = out.strip_suffix(b"\n").unwrap_or(&out);
             if sample.example.is_empty() {
                 sample.example = String::from_utf8_lossy(line).into_owned();
+                sample.blanks = (0..self.blanks())
+                    .map(|index| {
+                        let mut text = Vec::new();
+                        making.blank(index, &mut text);
+                        String::from_utf8_lossy(&text).into_owned()
+                    })
+                    .collect();
             }
             if sample.rejected.is_none()
                 && let Err(rejection) = proto::Record::parse(line, &mut scratch)
@@ -386,11 +453,11 @@ impl Template {
     fn program(
         &self,
         tree: Result<Node, String>,
-        sizes: &Sizes,
+        wanted: &Wanted,
         seed: u64,
         run_id: &str,
-        numbering: Numbering,
     ) -> Result<Program, Error> {
+        let Wanted { sizes, blanks, numbering, .. } = wanted;
         let located = |fault| self.located(fault);
         let tree = tree.map_err(|reason| self.unreadable(&reason))?;
         let parts = Parts::of(&tree).map_err(located)?;
@@ -411,6 +478,20 @@ impl Template {
         let mut compiler = Compiler::new(parts, &feeders, run_id);
         compiler.check_values().map_err(located)?;
         let block = compiler.message(sizes.is_some()).map_err(located)?;
+        let blanks = (0..)
+            .zip(blanks)
+            .map(|(index, blank)| {
+                let filled = compiler.blank(blank, u32::MAX - index).map_err(Error::Usage)?;
+                let bytes = program::bytes_max(&filled, &feeders);
+                if bytes > blanks::BYTES_MAX {
+                    return Err(Error::Usage(format!(
+                        "{blank} may become {bytes} bytes long, more than {}",
+                        blanks::BYTES_MAX
+                    )));
+                }
+                Ok(filled)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let end = match is_object {
             true if parts.has_identity => {
                 End::Identity(format!(",\"run\":\"{run_id}\",\"conn\":").into_bytes())
@@ -419,7 +500,9 @@ impl Template {
             false => End::Bytes(b""),
         };
         let key = Key::new(seed);
-        Ok(Program::new(block, end, sizes, key, feeders, numbering, is_object))
+        let mut program = Program::new(block, end, sizes, key, feeders, *numbering, is_object);
+        program.blanks = blanks;
+        Ok(program)
     }
 }
 

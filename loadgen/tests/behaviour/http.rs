@@ -299,7 +299,7 @@ fn what_makes_no_sense_is_named_with_its_knob() {
         ("--target http://a --durability durable", "DURABILITY"),
         ("--target http://a --replies range", "REPLIES"),
         ("--target http://a --compress", "COMPRESS"),
-        ("--target http://a --payload-bytes 500", "PAYLOAD_BYTES 500"),
+        ("--target http://a -m GET --payload-bytes 500", "PAYLOAD_BYTES 500"),
         ("--target http://a --hit-timeout-ms 0", "HIT_TIMEOUT_MS 0"),
         ("--target http://a --auth-token a --auth-token-file b", "AUTH_TOKEN_FILE"),
         ("--target http://a --auth-token a -H authorization:b", "HEADER \"authorization\""),

@@ -8,6 +8,7 @@
 mod ask;
 mod connections;
 mod cpus;
+mod filled;
 mod h2_server;
 mod http;
 mod http2;

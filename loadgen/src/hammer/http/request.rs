@@ -6,10 +6,16 @@
 //! Invariant: what is rendered is one whole request of HTTP/1.1, with a Content-Length wherever it
 //! has a body.
 
+use crate::config::{Flow, Header};
+use crate::error::Error;
+use crate::plan::payloads::Making;
+use crate::plan::payloads::blanks::has_names;
 use crate::replay::feed::RecordedRequest;
 
 /// Room for the digits of a length and the blank line behind them.
 const ENDING_BYTES_MAX: usize = 20 + 4;
+/// What stands in a head where a text goes that each message fills in. No head has it otherwise.
+const BLANK: u8 = 0;
 
 /// What every request of a flow has in common.
 #[derive(Clone, Debug)]
@@ -28,6 +34,26 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The requests of `flow`; `content_type` is that of their bodies.
+    ///
+    /// # Errors
+    /// The token cannot be read.
+    pub(crate) fn of(flow: &Flow, content_type: Option<&'static str>) -> Result<Request, Error> {
+        let blank = |text: &str| match has_names(text) {
+            true => char::from(BLANK).to_string(),
+            false => text.to_owned(),
+        };
+        let field = |it: &Header| (it.name.clone(), blank(&it.value));
+        Ok(Request {
+            method: flow.method().to_owned(),
+            path: blank(&flow.http.path),
+            host: flow.host(),
+            fields: flow.http.headers.iter().map(field).collect(),
+            content_type,
+            token: flow.token()?,
+        })
+    }
+
     /// The head up to where a length or the blank line goes.
     fn opening(&self) -> Vec<u8> {
         format!("{} {} HTTP/1.1\r\n{}", self.method, self.path, self.fields()).into_bytes()
@@ -72,9 +98,14 @@ impl Request {
         Recall { base: base.to_owned(), fields: self.fields(), head: typed.opening() }
     }
 
-    /// A whole request that is always the same. One that has no body says so where its method
-    /// usually has one.
+    /// A whole request that is always the same.
     pub(crate) fn render(&self, body: Option<&[u8]>) -> Vec<u8> {
+        [&self.head(body), body.unwrap_or_default()].concat()
+    }
+
+    /// The head of a request with this body, to its end. One that has none says so where its method
+    /// usually has one.
+    fn head(&self, body: Option<&[u8]>) -> Vec<u8> {
         let mut bytes = self.opening();
         let length = body.map(<[u8]>::len);
         let says_none = || matches!(self.method.as_str(), "POST" | "PUT" | "PATCH").then_some(0);
@@ -82,8 +113,21 @@ impl Request {
             bytes.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(body.unwrap_or_default());
         bytes
+    }
+
+    /// Requests that each message fills in: in the place of every [`BLANK`], and with its line as
+    /// the body if it `brings_line`; if not, all have the same `body`.
+    pub(crate) fn form(&self, body: Option<&[u8]>, brings_line: bool) -> Form {
+        let (bytes, body) = match brings_line {
+            true => ([&self.opening()[..], b"Content-Length: "].concat(), Vec::new()),
+            // A body may hold anything.
+            false => (self.head(body), body.unwrap_or_default().to_vec()),
+        };
+        let mut pieces: Vec<Vec<u8>> =
+            bytes.split(|byte| *byte == BLANK).map(<[u8]>::to_vec).collect();
+        pieces.last_mut().expect("a split has a part").extend(body);
+        Form { pieces, brings_line }
     }
 
     /// Requests whose bodies vary.
@@ -132,6 +176,46 @@ impl Recall {
     }
 }
 
+/// Requests that messages fill in.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    /// Between two of them stands a text that is filled in. The last one ends the request, or is
+    /// what stands before the length.
+    pieces: Vec<Vec<u8>>,
+    brings_line: bool,
+}
+
+impl Form {
+    /// Writes the request of `message` to `out`, which was empty. Gives where it begins there, and
+    /// how many bytes the message's line has in it.
+    pub(crate) fn fill(&self, out: &mut Vec<u8>, message: &mut Making<'_>) -> (usize, usize) {
+        out.clear();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            if let Some(before) = index.checked_sub(1) {
+                message.blank(before, out);
+            }
+            out.extend_from_slice(piece);
+        }
+        if !self.brings_line {
+            return (0, 0);
+        }
+        let head = out.len();
+        let body_at = head + ENDING_BYTES_MAX;
+        out.resize(body_at, 0);
+        message.line(out);
+        // The newline parts lines, and here is one.
+        out.pop();
+        let mut digits = itoa::Buffer::new();
+        let length = digits.format(out.len() - body_at).as_bytes();
+        let ending_at = body_at - length.len() - 4;
+        let begin = ending_at - head;
+        out.copy_within(..head, begin);
+        out[ending_at..ending_at + length.len()].copy_from_slice(length);
+        out[body_at - 4..body_at].copy_from_slice(b"\r\n\r\n");
+        (begin, out.len() - body_at)
+    }
+}
+
 /// The head of requests whose bodies vary, up to the length.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope {
@@ -163,6 +247,8 @@ impl Envelope {
 mod tests {
     use super::*;
     use crate::allocations;
+    use crate::plan::payloads::blanks::{Blank, Within};
+    use crate::plan::payloads::{Author, Builtin, Payloads, Source, Stamp, Wanted};
 
     fn request() -> Request {
         Request {
@@ -237,6 +323,60 @@ mod tests {
         recall.bring(&mut out, b"{}");
         let typed = format!("{fields}Content-Type: application/json\nContent-Length: 2\n\n{{}}");
         assert_eq!(text(&out), format!("GET /base/ HTTP/1.1\n{typed}"));
+    }
+
+    #[test]
+    fn a_request_that_a_message_fills_in_costs_no_allocation() {
+        let blank = |text: &str, within| Blank {
+            text: text.to_owned(),
+            within,
+            knob: String::new(),
+            is_secret: false,
+        };
+        let wanted = Wanted {
+            source: Source::Builtin(Builtin::Iot),
+            blanks: vec![
+                blank("/a b/${level}/${seq}", Within::Url),
+                blank("<${message}>", Within::Header),
+            ],
+            ..Wanted::default()
+        };
+        let payloads = Payloads::open(&wanted, 1, "r").unwrap();
+        let (author, mut stamp) = (Author::new(3), Stamp::default());
+        stamp.set(1_795_233_237_123_456_789);
+        let blanked = Request {
+            path: "\0".to_owned(),
+            fields: vec![("x".to_owned(), "\0".to_owned())],
+            ..request()
+        };
+        let mut out = Vec::new();
+        for (body, brings_line) in [(None, false), (Some(&b"a\0b"[..]), false), (None, true)] {
+            let form = blanked.form(body, brings_line);
+            for seq in 0..50 {
+                let fill =
+                    |out: &mut Vec<u8>| form.fill(out, &mut payloads.make(&stamp, &author, seq));
+                let (begin, bytes) = fill(&mut out);
+                let mut message = payloads.make(&stamp, &author, seq);
+                let mut part = |index| {
+                    let mut text = Vec::new();
+                    message.blank(index, &mut text);
+                    String::from_utf8(text).unwrap()
+                };
+                let path = part(0);
+                let fields = vec![("x".to_owned(), part(1))];
+                let mut line = Vec::new();
+                message.line(&mut line);
+                line.pop();
+                let body = if brings_line { Some(&line[..]) } else { body };
+                assert_eq!(bytes, if brings_line { line.len() } else { 0 });
+                let same = Request { path, fields, ..request() }.render(body);
+                assert_eq!(text(&out[begin..]), text(&same));
+                let again = allocations::during(|| {
+                    std::hint::black_box(fill(&mut out));
+                });
+                assert_eq!(again, 0);
+            }
+        }
     }
 
     #[test]

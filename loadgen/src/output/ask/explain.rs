@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loadgen::Error;
 use loadgen::config::{Args, Body, Config, Connect, Flow, Scheme};
-use loadgen::plan::payloads::{Builtin, Numbering, Payloads, Stamp};
+use loadgen::plan::payloads::{Builtin, Numbering, Payloads, Sample, Stamp};
 use loadgen::plan::replay::{Replay, Speed};
 use loadgen::plan::schedule::Schedule;
 use loadgen::plan::shape::{Arrivals, CatchUp, Pacing, Shape, Way};
@@ -276,27 +276,12 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
         return Ok(());
     }
     if flow.scheme.is_http() && !flow.http.ndjson {
-        let body = match &flow.http.body {
-            None => "without a body".to_owned(),
-            Some(Body::Text(text)) => format!("{} bytes of body", thousands(text.len() as u64)),
-            Some(Body::File(path)) => format!("{} as body", path.display()),
-        };
-        rows.row("messages", format!("requests, {} {body}", flow.http.method()));
-        replies(rows, config, flow);
-        return Ok(());
+        return requests(rows, config, flow);
     }
-    let run_id = config.run_id.as_deref().unwrap_or("run");
-    let payloads = Payloads::open(&flow.wanted(Numbering::default()), config.seed, run_id)?;
-    let mut stamp = Stamp::default();
-    // Any time at all: the same question has the same answer.
-    stamp.set(1_767_225_600_000_000_000);
-    let sample = payloads.sample(&stamp);
-    let mut what = match (&flow.template, flow.payload) {
-        (Some(path), _) => format!("as {} says (TEMPLATE)", path.display()),
-        (None, Builtin::Default) => "log lines".to_owned(),
-        (None, payload) => format!("{payload} (PAYLOAD)"),
-    };
-    what.push_str(&format!(", some {} bytes each", sample.mean_bytes.round()));
+    let (payloads, sample) = sampled(config, flow)?;
+    let sizes = format!(", some {} bytes each", sample.mean_bytes.round());
+    let mut what = origin(flow);
+    what.push_str(&sizes);
     match flow.payload_bytes.as_fixed() {
         Some(0) => {}
         Some(bytes) => what.push_str(&format!(", at least {}", thousands(bytes as u64))),
@@ -308,7 +293,7 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
     what.push_str(&format!("; SEED {} fixes them", config.seed));
     rows.row("messages", what);
     if flow.scheme.is_http() {
-        rows.more(format!("each batch is the body of one {}", flow.http.method()));
+        rows.more(format!("each batch is the body of one {}", flow.method()));
     }
     rows.more(format!("such as {}", shortened(&sample.example)));
     if let Some(reason) = &sample.rejected {
@@ -320,14 +305,74 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
     for feeder in payloads.feeders().0 {
         rows.more(format!("feeder {feeder}"));
     }
+    malformed(rows, flow);
+    replies(rows, config, flow);
+    Ok(())
+}
+
+/// Requests that are not made of lines.
+fn requests(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> {
+    if !flow.steps.is_empty() {
+        replies(rows, config, flow);
+        return Ok(());
+    }
+    let body = match &flow.http.body {
+        _ if flow.sends_message() => "with a message as body".to_owned(),
+        None => "without a body".to_owned(),
+        Some(Body::Text(text)) => format!("{} bytes of body", thousands(text.len() as u64)),
+        Some(Body::File(path)) => format!("{} as body", path.display()),
+    };
+    rows.row("messages", format!("requests, {} {body}", flow.method()));
+    let (payloads, sample) = sampled(config, flow)?;
+    if flow.sends_message() || !sample.blanks.is_empty() {
+        rows.more(format!("made of {}; SEED {} fixes them", origin(flow), config.seed));
+    }
+    for (blank, filled) in flow.wanted(Numbering::default()).blanks.iter().zip(&sample.blanks) {
+        let filled = if blank.is_secret { "(hidden)" } else { filled };
+        rows.more(format!("{} such as {}", blank.knob, shortened(filled)));
+    }
+    if flow.sends_message() {
+        rows.more(format!(
+            "bodies of some {} bytes, such as {}",
+            sample.mean_bytes.round(),
+            shortened(&sample.example)
+        ));
+        malformed(rows, flow);
+    }
+    for feeder in payloads.feeders().0 {
+        rows.more(format!("feeder {feeder}"));
+    }
+    replies(rows, config, flow);
+    Ok(())
+}
+
+/// What messages look like.
+fn sampled(config: &Config, flow: &Flow) -> Result<(Payloads, Sample), Error> {
+    let run_id = config.run_id.as_deref().unwrap_or("run");
+    let payloads = Payloads::open(&flow.wanted(Numbering::default()), config.seed, run_id)?;
+    let mut stamp = Stamp::default();
+    // Any time at all: the same question has the same answer.
+    stamp.set(1_767_225_600_000_000_000);
+    let sample = payloads.sample(&stamp);
+    Ok((payloads, sample))
+}
+
+/// Where messages come from.
+fn origin(flow: &Flow) -> String {
+    match (&flow.template, flow.payload) {
+        (Some(path), _) => format!("as {} says (TEMPLATE)", path.display()),
+        (None, Builtin::Default) => "log lines".to_owned(),
+        (None, payload) => format!("{payload} (PAYLOAD)"),
+    }
+}
+
+fn malformed(rows: &mut Rows, flow: &Flow) {
     if flow.malformed > 0.0 {
         let percent = (flow.malformed * 1e6).round() / 1e4;
         rows.more(format!(
             "{percent} % of them are broken on purpose (MALFORMED); an ok to one is an error"
         ));
     }
-    replies(rows, config, flow);
-    Ok(())
 }
 
 fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {

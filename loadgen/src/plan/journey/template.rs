@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use crate::plan::percent;
+
 /// What every journey knows from its begin, in the order of their slots.
 pub(super) const BUILT_IN: [&str; 3] = ["conn", "seq", "message"];
 /// The slot of `{{message}}`.
@@ -127,18 +129,12 @@ impl Template {
 }
 
 fn write(value: &[u8], writing: Writing, out: &mut Vec<u8>) {
-    const HEX: [u8; 16] = *b"0123456789ABCDEF";
     match writing {
         Writing::AsItIs => out.extend_from_slice(value),
         Writing::Url => {
-            for &byte in value {
-                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                    out.push(byte);
-                } else {
-                    let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
-                    out.extend_from_slice(&[b'%', digits[0], digits[1]]);
-                }
-            }
+            let start = out.len();
+            out.extend_from_slice(value);
+            percent::encode(out, start, percent::is_unreserved);
         }
         Writing::Json => {
             let text = String::from_utf8_lossy(value);

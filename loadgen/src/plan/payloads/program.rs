@@ -7,6 +7,7 @@
 //! Invariant: a message is at most [`Program::bytes_max`] long, and makes no allocation once the
 //! buffer has room.
 
+use super::blanks::Within;
 use super::chance::Spread;
 use super::feeder::Feeder;
 use super::filling::{FILLING, fill};
@@ -79,6 +80,13 @@ pub(super) enum Step {
     },
     Conn,
     Seq,
+    /// What `block` appends, rewritten for a place that is not the message.
+    Written {
+        block: Block,
+        within: Within,
+        /// It is the inside of a JSON string.
+        is_json: bool,
+    },
     /// Here a line that is too short is lengthened.
     Stretch,
 }
@@ -104,13 +112,15 @@ pub(super) struct Program {
     pub(super) numbering: Numbering,
     /// A line is an object of JSON.
     pub(super) is_object: bool,
+    /// Texts around the message.
+    pub(super) blanks: Vec<Block>,
     /// Unless it is lengthened.
     natural_bytes_max: usize,
 }
 
 /// What a message is made of.
-struct Scene<'a> {
-    feeders: &'a [Feeder],
+pub(super) struct Scene<'a> {
+    program: &'a Program,
     stamp: &'a Stamp,
     author: &'a Author,
     seq: u64,
@@ -135,7 +145,17 @@ impl Program {
             End::Bytes(bytes) => bytes.len() + 1,
         };
         let natural_bytes_max = bytes_max(&block, &feeders) + ending;
-        Program { block, end, sizes, key, feeders, numbering, is_object, natural_bytes_max }
+        Program {
+            block,
+            end,
+            sizes,
+            key,
+            feeders,
+            numbering,
+            is_object,
+            blanks: Vec::new(),
+            natural_bytes_max,
+        }
     }
 
     /// No line is longer, where none is lengthened.
@@ -154,22 +174,29 @@ impl Program {
         }
     }
 
-    /// Appends message `seq` of `author` to `out`.
-    pub(super) fn append(&self, out: &mut Vec<u8>, stamp: &Stamp, author: &Author, seq: u64) {
-        let start = out.len();
+    /// Message `seq` of `author`, before any of it is written. Takes its rows from the feeders.
+    pub(super) fn scene<'a>(&'a self, stamp: &'a Stamp, author: &'a Author, seq: u64) -> Scene<'a> {
         let key = self.key.of(author, seq);
         let mut rows = [0; FEEDERS_MAX];
         for (index, (row, feeder)) in (0u32..).zip(rows.iter_mut().zip(&self.feeders)) {
             *row = feeder.row(self.numbering, key, author, seq, index);
         }
-        let feeders = &self.feeders;
-        let mut scene = Scene { feeders, stamp, author, seq, key, rows, stretch_at: None };
-        scene.run(&self.block, out);
-        match &self.end {
+        Scene { program: self, stamp, author, seq, key, rows, stretch_at: None }
+    }
+}
+
+impl Scene<'_> {
+    /// Appends the line, with its newline.
+    pub(super) fn line(&mut self, out: &mut Vec<u8>) {
+        let start = out.len();
+        let Program { block, end, sizes, .. } = self.program;
+        self.stretch_at = None;
+        self.run(block, out);
+        match end {
             End::Identity(run) => {
                 out.extend_from_slice(run);
-                out.extend_from_slice(&author.ending);
-                integer(out, seq);
+                out.extend_from_slice(&self.author.ending);
+                integer(out, self.seq);
                 out.extend_from_slice(b"}\n");
             }
             End::Bytes(bytes) => {
@@ -177,10 +204,15 @@ impl Program {
                 out.push(b'\n');
             }
         }
-        if let (Some(sizes), Some(at)) = (&self.sizes, scene.stretch_at) {
-            let size = sizes.draw(&mut key.size());
+        if let (Some(sizes), Some(at)) = (sizes, self.stretch_at) {
+            let size = sizes.draw(&mut self.key.size());
             stretch(out, at, size.saturating_sub(out.len() - start));
         }
+    }
+
+    /// Appends the text number `index` around the message.
+    pub(super) fn blank(&mut self, index: usize, out: &mut Vec<u8>) {
+        self.run(&self.program.blanks[index], out);
     }
 }
 
@@ -255,10 +287,15 @@ impl Scene<'_> {
                 }
                 Step::Cell { feeder, column } => {
                     let row = self.rows[*feeder];
-                    out.extend_from_slice(self.feeders[*feeder].cell(*column, row));
+                    out.extend_from_slice(self.program.feeders[*feeder].cell(*column, row));
                 }
                 Step::Conn => integer(out, self.author.conn),
                 Step::Seq => integer(out, self.seq),
+                Step::Written { block, within, is_json } => {
+                    let start = out.len();
+                    self.run(block, out);
+                    within.rewrite(out, start, *is_json);
+                }
                 Step::Stretch => self.stretch_at = Some(out.len()),
             }
         }
@@ -316,6 +353,7 @@ pub(super) fn bytes_max(block: &[Step], feeders: &[Feeder]) -> usize {
         Step::Time { format, .. } => format.bytes_max(),
         Step::Words { to, .. } => words::bytes_max(*to),
         Step::Cell { feeder, column } => feeders[*feeder].bytes_max(*column),
+        Step::Written { block, .. } => Within::GROWTH_MAX * bytes_max(block, feeders),
         Step::Stretch => 0,
     };
     block.iter().fold(0, |sum: usize, next| sum.saturating_add(step(next)))
