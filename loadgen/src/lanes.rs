@@ -12,7 +12,7 @@ use runtime::stop::Stop;
 
 use crate::clock::Clock;
 use crate::config::{Config, Flow};
-use crate::dispatch;
+use crate::dispatch::supply;
 use crate::error::Error;
 use crate::measure::recorder::Latencies;
 use crate::measure::slo::Names;
@@ -100,7 +100,7 @@ pub(crate) fn orders(
         let stages = flow_plan(flow, &schedule).stages;
         let workers = flow.concurrency as u64;
         let (batch_size, first, rest) = match schedule.is_closed() {
-            true => dispatch::cut(bounds.total, workers, flow.batch_messages()),
+            true => supply::cut(bounds.total, workers, flow.batch_messages()),
             false => (flow.batch_messages(), vec![0; flow.concurrency], 0),
         };
         let rest = bounds.total.map(|_| Arc::new(AtomicU64::new(rest)));

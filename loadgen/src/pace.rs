@@ -5,8 +5,9 @@
 //!
 //! A sleep of glommio overshoots by 35 µs and more, and costs 25 to 60 µs of CPU: seven system calls
 //! on three rings. *Thrifty* looks once in a slot of a millisecond, and where nothing is in flight,
-//! so that no reply can come, it naps until then without the executor: one system call. *Precise* sleeps only until shortly before the time, and
-//! spends the rest awake, in steps between which the executor polls its rings ([`spin`]).
+//! so that no reply can come, it naps until then without the executor: one system call. *Precise*
+//! sleeps only until shortly before the time, and spends the rest awake, in steps between which the
+//! executor polls its rings ([`spin`]).
 //!
 //! Invariant: it never looks before the time that it was given, unless it is woken.
 

@@ -22,7 +22,8 @@ use runtime::stop::{Cause, Stop};
 
 use crate::clock::{Clock, nanos};
 use crate::config::{Connect, ThinkTime};
-use crate::dispatch::{Closed, Dispatch, Open, Source, Supply, Unpaced};
+use crate::dispatch::Dispatch;
+use crate::dispatch::supply::{Closed, Open, Source, Supply, Unpaced};
 use crate::hammer::{BatchHammer, Kit};
 use crate::measure::ledger::LedgerConnection;
 use crate::measure::pacing::PacingReport;
