@@ -144,20 +144,25 @@ impl From<Error> for Wrong {
 pub fn read(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<(Args, Config), Wrong> {
     let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
     let command = command();
-    let args = parse(command.clone(), &line)?;
-    let Some(path) = &args.scenario else {
+    let args = parse(command.clone(), line.clone())?;
+    let is_of_a_run = matches!(args.command, None | Some(Command::Calibrate));
+    let Some(path) = args.scenario.as_ref().filter(|_| is_of_a_run) else {
         let flows = Flow::from_args("main", &args)?;
         let config = Config::new(&args, flows);
         return Ok((args, config));
     };
+    // What is behind a command is the command's.
+    let (line, behind) = match args.command.is_some() {
+        true => line.split_at(line.len() - 1),
+        false => line.split_at(line.len()),
+    };
     let scenario = Scenario::read(path, &command)?;
     let command = scenario.beneath(command);
-    let args = parse(command.clone(), &line)?;
+    let args = parse(command.clone(), [line, behind].concat())?;
     let mut flows = Vec::new();
     for part in &scenario.flows {
-        let line: Vec<OsString> =
-            line.iter().cloned().chain(part.flags.iter().map(OsString::from)).collect();
-        let mut own = parse(command.clone(), &line)?;
+        let flags: Vec<OsString> = part.flags.iter().map(OsString::from).collect();
+        let mut own = parse(command.clone(), [line, &flags, behind].concat())?;
         if let Some(share) = part.share {
             own.concurrency = share_of(args.concurrency, share);
         }
@@ -174,7 +179,7 @@ pub fn read(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<(Args
     Ok((args, config))
 }
 
-fn parse(command: clap::Command, line: &[OsString]) -> Result<Args, clap::Error> {
+fn parse(command: clap::Command, line: Vec<OsString>) -> Result<Args, clap::Error> {
     Args::from_arg_matches(&command.try_get_matches_from(line)?)
 }
 
@@ -473,6 +478,18 @@ mod tests {
         burst = "rate=5k,for=1s,every=5s"
         concurrency = 2
     "#;
+
+    #[test]
+    fn a_command_may_stand_behind_a_scenario() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, SCENARIO.as_bytes()).unwrap();
+        let path = file.path().to_str().unwrap();
+        let (args, config) = read(["logboom-loadgen", "--scenario", path, "calibrate"]).unwrap();
+        assert_eq!(args.command, Some(Command::Calibrate));
+        assert_eq!(config.flows, scenario(SCENARIO, &[]).unwrap().flows);
+        let (args, _) = read(["logboom-loadgen", "--scenario", path, "examples", "nginx"]).unwrap();
+        assert!(matches!(args.command, Some(Command::Examples { payload: Some(_) })));
+    }
 
     fn scenario(text: &str, more: &[&str]) -> Result<Config, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
