@@ -8,7 +8,7 @@
 //! Invariant: at most one request is on its way; of a response at most
 //! [`journey::BODY_BYTES_MAX`] are kept.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,6 @@ pub(crate) struct Plan {
     form: Form,
     version: Version,
     journey: Journey,
-    seed: u64,
 }
 
 impl Plan {
@@ -50,7 +49,7 @@ impl Plan {
         let version = if flow.http.http2 { Version::Two } else { Version::One };
         let form = Form::new(flow, version, None)?;
         let journey = Journey::new(&flow.steps).map_err(Error::Usage)?;
-        Ok(Plan { route, tls, form, version, journey, seed: 1 })
+        Ok(Plan { route, tls, form, version, journey })
     }
 }
 
@@ -59,8 +58,6 @@ pub(crate) struct Lane {
     plan: Arc<Plan>,
     /// The address that answered last is tried first.
     preferred: Cell<usize>,
-    /// Of the rests between steps.
-    random: RefCell<Random>,
 }
 
 /// A connection, and where its journey is.
@@ -85,8 +82,7 @@ impl BatchHammer for Walker {
     type Lane = Lane;
 
     fn lane(plan: &Arc<Plan>) -> Lane {
-        let random = RefCell::new(Random::new(plan.seed));
-        Lane { plan: Arc::clone(plan), preferred: Cell::default(), random }
+        Lane { plan: Arc::clone(plan), preferred: Cell::default() }
     }
 
     async fn connect(lane: &Rc<Lane>, timeout: Duration) -> Result<Walker, NoConnection> {
@@ -121,7 +117,9 @@ impl BatchHammer for Walker {
             }
             batch.before_write();
             batch.wrote(1);
-            match self.walk(batch, journey).await {
+            // The rests of a journey are its own, and the same in every run.
+            let mut random = Random::new(Random::new(conn).next_u64() ^ seq);
+            match self.walk(batch, journey, &mut random).await {
                 Ok(()) => {
                     batch.after_read();
                     batch.answered(Answer::Ok, 1);
@@ -141,7 +139,12 @@ impl BatchHammer for Walker {
 }
 
 impl Walker {
-    async fn walk(&mut self, batch: &mut Batch<'_>, journey: &Journey) -> Result<(), End> {
+    async fn walk(
+        &mut self,
+        batch: &mut Batch<'_>,
+        journey: &Journey,
+        random: &mut Random,
+    ) -> Result<(), End> {
         let last = journey.steps().len() - 1;
         for (index, step) in journey.steps().iter().enumerate() {
             batch.step_began(index);
@@ -153,7 +156,7 @@ impl Walker {
             step.judge(&self.answered, &mut self.values).map_err(failed)?;
             batch.step_ended();
             if index < last && step.think_time != ThinkTime::default() {
-                let rest = self.rest(step.think_time);
+                let rest = rest(step.think_time, random);
                 batch.rests(nanos(rest));
                 glommio::timer::sleep(rest).await;
             }
@@ -211,17 +214,10 @@ impl Walker {
         }
         Ok(())
     }
+}
 
-    fn rest(&self, ThinkTime { min, max }: ThinkTime) -> Duration {
-        let spread_ns = nanos(max) - nanos(min);
-        match spread_ns {
-            0 => min,
-            spread_ns => {
-                let more = self.lane.random.borrow_mut().below(spread_ns + 1);
-                min + Duration::from_nanos(more)
-            }
-        }
-    }
+fn rest(ThinkTime { min, max }: ThinkTime, random: &mut Random) -> Duration {
+    min + Duration::from_nanos(random.below(nanos(max) - nanos(min) + 1))
 }
 
 async fn open(lane: &Rc<Lane>, timeout: Duration) -> Result<Link, NoConnection> {

@@ -135,8 +135,13 @@ impl<T> OneOrMany<T> {
         }
     }
 
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.as_slice().len()
+    }
+
     fn is_empty(&self) -> bool {
-        self.as_slice().is_empty()
+        self.count() == 0
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::tool::{Run, command, run_unchecked};
-use crate::web::{Caught, Liar, Nginx, Python};
+use crate::web::{Caught, Liar, Nginx, Python, ask};
 
 fn steps(run: &Run) -> Vec<(String, u64, u64, u64)> {
     let steps = run.json["steps"].as_array().unwrap();
@@ -65,6 +65,56 @@ fn a_reader_comes_back_to_nginx_over_http2() {
     assert_eq!((run.code, run.load("ok")), (0, 60), "{}", run.stderr);
     assert_eq!(steps(&run), all(&["first", "again"], 60));
     assert_eq!(nginx.seen(120).len(), 120);
+}
+
+#[test]
+fn every_preset_is_run_by_pythons_server_and_over_http2_by_nginx_before_it() {
+    let test = "journey: presets";
+    let Some(python) = Python::script(test, include_str!("shop.py")) else { return };
+    let pass = format!("location / {{ proxy_pass http://127.0.0.1:{}; }}", python.port);
+    let nginx = Nginx::start(test, "http2", &pass);
+    let direct = Some((python.port, ""));
+    let before = nginx.as_ref().map(|it| (it.port, "--http2"));
+    let mut total = BTreeMap::new();
+    for (port, flags) in direct.into_iter().chain(before) {
+        for (preset, names, requests) in [
+            ("simple", &["first", "again"][..], &[("GET ", 2)][..]),
+            (
+                "medium",
+                &["login", "list", "look"],
+                &[("POST login", 1), ("GET items", 1), ("GET items/", 1)],
+            ),
+            (
+                "complex",
+                &COMPLEX,
+                &[
+                    ("POST login", 1),
+                    ("POST items", 1),
+                    ("GET items/", 2),
+                    ("PUT items/", 1),
+                    ("GET items", 1),
+                    ("DELETE items/", 1),
+                ],
+            ),
+        ] {
+            let run = run_unchecked(&format!(
+                "--target http://127.0.0.1:{port} {flags} --journey {preset} -n 24 -c 3 --quiet"
+            ));
+            assert_eq!(
+                (run.code, run.load("ok")),
+                (0, 24),
+                "{preset} {flags}: {}",
+                run.json["errors"]
+            );
+            assert_eq!(steps(&run), all(names, 24), "{preset} {flags}");
+            for (kind, count) in requests {
+                *total.entry((*kind).to_owned()).or_default() += 24 * count;
+            }
+        }
+    }
+    let stats = ask(python.port, "/stats");
+    let counted: BTreeMap<String, u64> = serde_json::from_str(&stats).unwrap();
+    assert_eq!(counted, total, "what the server counted");
 }
 
 /// A shop: what it knows of its things, and how many logins there were. A request without the token

@@ -143,15 +143,26 @@ impl Python {
         python.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]);
         python.args(["--protocol", protocol, "--directory"]).arg(folder.path());
         python.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut process = Running(python.spawn().unwrap());
-        let mut line = String::new();
-        BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some((_, rest)) = line.split_once(" port ") else {
+        let (process, port) = announced(python);
+        let Some(port) = port else {
             skip(test, "this python3 has no http.server with --protocol (3.11 has)");
             return None;
         };
-        let port = rest.split(' ').next().unwrap().parse().unwrap();
         Some(Python { port, folder, _process: process })
+    }
+
+    /// Runs a server that a script is; `None` as above.
+    pub(crate) fn script(test: &str, script: &str) -> Option<Python> {
+        let Some(program) = find("python3") else {
+            skip(test, "python3 is not installed");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut python = Command::new(program);
+        python.args(["-u", "-c", script]);
+        python.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let (process, port) = announced(python);
+        Some(Python { port: port.expect("it says its port"), folder, _process: process })
     }
 
     /// Statuses that it logged, once it has `count` requests.
@@ -163,6 +174,15 @@ impl Python {
             .map(|line| line.rsplit(' ').nth(1).unwrap().parse().unwrap())
             .collect()
     }
+}
+
+/// Starts a server that says "… port 1234 …" once it listens.
+fn announced(mut command: Command) -> (Running, Option<u16>) {
+    let mut process = Running(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.split_once(" port ").map(|(_, rest)| rest.split(' ').next().unwrap());
+    (process, port.map(|port| port.parse().unwrap()))
 }
 
 /// The lines of a log, once it has `count` of those that are `wanted`, and a moment later, so that
@@ -200,6 +220,15 @@ fn find(name: &str) -> Option<PathBuf> {
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     let folders = std::env::split_paths(&path).chain(more);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The body of what a server answers to a GET.
+pub(crate) fn ask(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// A server of our own that does with a request whatever a test wants.

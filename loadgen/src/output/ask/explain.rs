@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use loadgen::Error;
 use loadgen::config::{Args, Body, Config, Connect, Flow, Scheme};
+use loadgen::plan::journey::Journey;
 use loadgen::plan::payloads::{Builtin, Numbering, Payloads, Sample, Stamp};
 use loadgen::plan::replay::{Replay, Speed};
 use loadgen::plan::schedule::Schedule;
@@ -210,9 +211,11 @@ fn workers(rows: &mut Rows, flow: &Flow) {
     let (concurrency, batch_size) = (flow.concurrency, flow.batch_messages());
     let is_http = flow.scheme.is_http();
     let batch = match batch_size {
+        _ if !flow.steps.is_empty() => "journey".to_owned(),
         1 if is_http && !flow.http.ndjson => "request".to_owned(),
         1 => "message".to_owned(),
         size if flow.http.ndjson => format!("request of {} lines", thousands(size)),
+        size if flow.http.http2 => format!("{} requests", thousands(size)),
         size if is_http => format!("pipeline of {} requests", thousands(size)),
         size => format!("batch of {} messages", thousands(size)),
     };
@@ -223,14 +226,17 @@ fn workers(rows: &mut Rows, flow: &Flow) {
     if flow.scheme == Scheme::Udp {
         return rows.row("workers", format!("{each} a socket and at most one {batch} at a time"));
     }
-    rows.row("workers", format!("{each} one connection and at most one {batch} unanswered"));
+    let most = if flow.http.http2 && batch_size > 1 { "" } else { "one " };
+    rows.row("workers", format!("{each} one connection and at most {most}{batch} unanswered"));
     let in_flight = (concurrency as u64).saturating_mul(batch_size);
     let messages = if in_flight == 1 { "message" } else { "messages" };
-    rows.more(format!(
-        "at most {} {messages} in flight (CONCURRENCY x {})",
-        thousands(in_flight),
-        if is_http && !flow.http.ndjson { "PIPELINE" } else { "BATCH_SIZE" },
-    ));
+    let each = match () {
+        () if !flow.steps.is_empty() => "CONCURRENCY",
+        () if flow.http.ndjson || !is_http => "CONCURRENCY x BATCH_SIZE",
+        () if flow.http.http2 => "CONCURRENCY x STREAMS",
+        () => "CONCURRENCY x PIPELINE",
+    };
+    rows.more(format!("at most {} {messages} in flight ({each})", thousands(in_flight)));
     if let Some(peak) = flow.shape.peak_per_s() {
         let covered_ns = u128::from(in_flight) * 1_000_000_000 / u128::from(peak.max(1));
         let covered = nanos_as_words(u64::try_from(covered_ns).unwrap_or(u64::MAX));
@@ -253,6 +259,17 @@ fn connections(rows: &mut Rows, flow: &Flow) {
         }
     };
     rows.row("connections", opened);
+    if flow.http.http2 {
+        let how = if flow.scheme.is_tls() { "by ALPN" } else { "by prior knowledge" };
+        let streams = match flow.http.streams {
+            1 => "a request at a time".to_owned(),
+            streams => format!(
+                "{} streams at a time on each (STREAMS), fewer where the server allows fewer",
+                thousands(streams)
+            ),
+        };
+        rows.more(format!("HTTP/2 {how}, {streams}"));
+    }
     if !flow.sockets.source_address.is_empty() {
         let sources: Vec<String> =
             flow.sockets.source_address.iter().map(ToString::to_string).collect();
@@ -313,8 +330,7 @@ fn messages(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
 /// Requests that are not made of lines.
 fn requests(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> {
     if !flow.steps.is_empty() {
-        replies(rows, config, flow);
-        return Ok(());
+        return journey(rows, config, flow);
     }
     let body = match &flow.http.body {
         _ if flow.sends_message() => "with a message as body".to_owned(),
@@ -341,6 +357,31 @@ fn requests(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> 
     }
     for feeder in payloads.feeders().0 {
         rows.more(format!("feeder {feeder}"));
+    }
+    replies(rows, config, flow);
+    Ok(())
+}
+
+/// Requests that need each other.
+fn journey(rows: &mut Rows, config: &Config, flow: &Flow) -> Result<(), Error> {
+    let journey = Journey::new(&flow.steps).map_err(Error::Usage)?;
+    let count = journey.steps().len();
+    rows.row("messages", format!("journeys of {count} requests, one after the other"));
+    for (step, text) in journey.steps().iter().zip(&flow.steps) {
+        let asks = match (text.check.count(), text.extract.len()) {
+            (0, 0) => String::new(),
+            (0, takes) => format!(", {takes} taken out of the answer"),
+            (checks, 0) => format!(", {checks} checked"),
+            (checks, takes) => format!(", {checks} checked, {takes} taken out of the answer"),
+        };
+        let rest = text.think_time.map(|it| format!(", then a rest of {it}")).unwrap_or_default();
+        rows.more(format!("{}: {} {}{asks}{rest}", step.name, step.method, text.path));
+    }
+    rows.more("the first step that fails ends its journey, by a code with the step's number");
+    if journey.needs_message {
+        let (_, sample) = sampled(config, flow)?;
+        rows.more(format!("{{{{message}}}} is {}, such as", origin(flow)));
+        rows.more(shortened(&sample.example));
     }
     replies(rows, config, flow);
     Ok(())
@@ -381,7 +422,13 @@ fn replies(rows: &mut Rows, config: &Config, flow: &Flow) {
         None => format!("{} (REPLY_TIMEOUT_SECS)", time(config.reply_timeout_secs)),
     };
     if flow.scheme.is_http() {
-        rows.row("replies", "2xx is ok, any other status an error; redirects are not followed");
+        rows.row(
+            "replies",
+            match flow.steps.is_empty() {
+                true => "2xx is ok, any other status an error; redirects are not followed",
+                false => "each step says which status is ok; redirects are not followed",
+            },
+        );
         rows.more(format!("a request fails when its response is not there after {timeout}"));
         return;
     }
@@ -578,6 +625,14 @@ mod tests {
                 "-c 10k --connect storm --connection-secs-max 1m --think-time 5s..15s -z 5m \
                  --target tls://[::1]:9100 --durability durable --replies range --compress"
             )
+        );
+        insta::assert_snapshot!(
+            "journey",
+            explained("--target https://a/api --journey complex -r 100 -z 1m --http2")
+        );
+        insta::assert_snapshot!(
+            "streams",
+            explained("--target http://a/ -c 10 --http2 --streams 32 -d abc -n 5000")
         );
         insta::assert_snapshot!("datagrams", explained("--target udp://a:1 -n 5000 --json - "));
     }
