@@ -87,7 +87,7 @@ help: ## Show this list
 # --- native ---
 
 setup-native:
-	@for tool in cargo cc; do command -v $$tool >/dev/null || { echo "$$tool is missing"; exit 3; }; done
+	@for tool in cargo cc; do command -v $$tool >/dev/null || { echo "$$tool is missing" >&2; exit 3; }; done
 	cargo fetch --locked
 	@echo "ready for make build; then $(BIN)/logboom-engine doctor says what this machine is short of"
 
@@ -100,12 +100,12 @@ test-native:
 	else cargo test --workspace; fi
 
 run-native: build-native
-	@if $(ENGINE_PID); then echo "the engine runs already (pid $$pid)"; exit 1; fi
+	@if $(ENGINE_PID); then echo "the engine runs already (pid $$pid)" >&2; exit 1; fi
 	@mkdir -p $(RUN); rm -f $(RUN)/ready $(RUN)/pid; \
 	READY_FILE=$(RUN)/ready nohup $(BIN)/logboom-engine $(ARGS) </dev/null >$(RUN)/out 2>$(RUN)/log & \
 	pid=$$!; echo $$pid >$(RUN)/pid; \
 	until [ -f $(RUN)/ready ]; do \
-	  if ! kill -0 $$pid 2>/dev/null; then cat $(RUN)/log; rm -f $(RUN)/pid; exit 3; fi; \
+	  if ! kill -0 $$pid 2>/dev/null; then cat $(RUN)/log >&2; rm -f $(RUN)/pid; exit 3; fi; \
 	  sleep 0.1; \
 	done; \
 	cat $(RUN)/log
@@ -128,7 +128,7 @@ stop-native:
 
 # Segments in ./logs stay.
 clean-native:
-	@if $(ENGINE_PID); then echo "the engine runs (pid $$pid): make stop first"; exit 1; fi
+	@if $(ENGINE_PID); then echo "the engine runs (pid $$pid): make stop first" >&2; exit 1; fi
 	cargo clean
 	rm -rf results
 
@@ -137,7 +137,7 @@ certs-native: build-native
 
 observe-native:
 	@command -v prometheus >/dev/null || { \
-	  echo "prometheus is not installed: apt-get install prometheus, or use VIA=docker"; exit 3; }
+	  echo "prometheus is not installed: apt-get install prometheus, or use VIA=docker" >&2; exit 3; }
 	@mkdir -p target/prometheus && cp deploy/prometheus/rules.yml deploy/prometheus/alerts.yml target/prometheus/
 	@sed 's/"\(engine\|loadgen\):/"127.0.0.1:/' deploy/prometheus/prometheus.yml >target/prometheus/prometheus.yml
 	@echo "Prometheus: http://127.0.0.1:9090, until Ctrl-C; a generator is seen with METRICS_PORT=9101"
@@ -202,5 +202,6 @@ certs-docker:
 	$(COMPOSE) --profile tls run --rm --build certs
 
 observe-docker:
-	$(COMPOSE) --profile observe up --detach prometheus grafana
+	@$(COMPOSE) --profile observe up --detach prometheus grafana || { \
+	  echo "where their images cannot be pulled, make observe VIA=native takes an installed Prometheus" >&2; exit 3; }
 	@echo "Prometheus: http://127.0.0.1:9090  Grafana: http://127.0.0.1:3000"
