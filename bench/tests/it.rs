@@ -6,6 +6,7 @@ mod it {
     mod endings;
     mod fakes;
     mod grafana;
+    mod replays;
     mod schema;
     mod support;
     mod targets;
