@@ -11,8 +11,8 @@ use runtime::stop::{Cause, Stop};
 
 use crate::config::Config;
 use crate::lanes::flow_plan;
+use crate::measure::latencies::Latencies;
 use crate::measure::progress::{Progress, Series};
-use crate::measure::recorder::Latencies;
 use crate::observer::{Manifest, Observer};
 use crate::plan::shape::Shape;
 use crate::referee::Referee;

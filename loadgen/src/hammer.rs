@@ -16,8 +16,8 @@ use proto::hello::Welcome;
 
 pub use self::batch::Batch;
 pub use self::one_by_one::Message;
-pub use crate::measure::recorder::Answer;
-use crate::measure::recorder::code;
+pub use crate::measure::tally::Answer;
+use crate::measure::tally::code;
 use crate::plan::payloads::{Payloads, Stamp};
 
 mod awaited;

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Flow};
 use crate::dispatch::supply;
 use crate::error::Error;
-use crate::measure::recorder::Latencies;
+use crate::measure::latencies::Latencies;
 use crate::measure::slo::Names;
 use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::validity::target::Listens;

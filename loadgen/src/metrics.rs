@@ -16,8 +16,9 @@ use runtime::desk::{self, Desk, Page as HttpPage, Pages, TEXT};
 use runtime::exposition::{self, Families, Format, Metrics, Page, Times, Unit};
 
 use crate::error::Error;
+use crate::measure::latencies::{Latencies, Latency};
 use crate::measure::progress::{FlowTotals, Progress};
-use crate::measure::recorder::{Counts, Latencies, Latency};
+use crate::measure::tally::Counts;
 use crate::measure::validity::{Signal, SignalState, Validity};
 use crate::observer::{Manifest, Observer};
 

@@ -11,12 +11,13 @@ use crate::calibrate::{Against, Drive, Key, store};
 use crate::clock::nanos;
 use crate::config::{Config, Scheme};
 use crate::measure::environment::Environment;
+use crate::measure::latencies::Latencies;
 use crate::measure::progress::{Progress, SECOND_NS, Second, Sum, Totals};
-use crate::measure::recorder::{Counts, Latencies};
 use crate::measure::slo::SloResult;
 use crate::measure::slo::judge::{Judge, Planned, Portion};
 use crate::measure::stages::{FlowPlan, Stage};
 use crate::measure::summary::{Figures, Span};
+use crate::measure::tally::Counts;
 use crate::measure::validity::clocks::Clocks;
 use crate::measure::validity::little::{Flights, InFlight, Looks};
 use crate::measure::validity::run_queue::{Ran, Threads};
@@ -303,7 +304,7 @@ fn in_flight(config: &Config, totals: &Totals, seen: &[Seen]) -> Result<InFlight
     if config.flows.iter().any(|flow| matches!(flow.scheme, Scheme::Udp | Scheme::Null)) {
         return Err("without a target that replies nothing is in flight".to_owned());
     }
-    let mut service = crate::measure::recorder::Latency::default();
+    let mut service = crate::measure::latencies::Latency::default();
     // The warm-up was looked at, too.
     for sum in totals.flows.iter().flat_map(|flow| &flow.stages) {
         service.add(&sum.latencies.service);

@@ -16,7 +16,8 @@ use super::fate::{Fate, Status};
 use super::identity::Identity;
 use super::lateness::Lateness;
 use crate::clock::Clock;
-use crate::measure::recorder::{Answer, LineSizes, Recorder};
+use crate::measure::recorder::Recorder;
+use crate::measure::tally::{Answer, LineSizes};
 use crate::plan::payloads::{Making, Malformed};
 use crate::replay::feed::RecordedRequest;
 

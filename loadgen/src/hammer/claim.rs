@@ -66,7 +66,7 @@ pub(crate) enum Replayed<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::recorder::code;
+    use crate::measure::tally::code;
 
     #[test]
     fn a_refused_claim_counts_as_sent_and_failed() {

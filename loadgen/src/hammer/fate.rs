@@ -5,7 +5,8 @@
 
 use proto::Code;
 
-use crate::measure::recorder::{Answer, StageRecorder};
+use crate::measure::recorder::StageRecorder;
+use crate::measure::tally::Answer;
 
 /// What became of one or more messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

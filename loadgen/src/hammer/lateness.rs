@@ -4,7 +4,7 @@
 //! Invariant: the parts of a message sum to its lag.
 
 use super::claim::Claim;
-use crate::measure::recorder::{Cause, Causes};
+use crate::measure::tally::{Cause, Causes};
 
 /// Why the messages of one write are late.
 ///

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ndjson::{Lane, Plan};
 use super::{Batch, BatchHammer, Broken, Kit, NoConnection};
-use crate::measure::recorder::Answer;
+use crate::measure::tally::Answer;
 
 /// Bytes of a write, as over TCP.
 const CHUNK_BYTES: usize = 128 * 1024;

@@ -8,7 +8,7 @@
 use proto::reply::{FILTERED_LINE, OK_LINE, OwnedReply, Status};
 
 use super::Broken;
-use crate::measure::recorder::Answer;
+use crate::measure::tally::Answer;
 
 /// No reply is longer; a peer that sends more without a newline is not understood.
 pub(crate) const REPLY_BYTES_MAX: usize = 64 * 1024;

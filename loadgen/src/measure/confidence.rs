@@ -31,7 +31,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::recorder::Latency;
+use super::latencies::Latency;
 
 /// Parts in which a percentile is written.
 const WHOLE: u64 = 10_000;

@@ -22,10 +22,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::confidence::{Batch, Batches};
-use super::recorder::{Counts, Interval, Latencies, StageInterval, Tally};
+use super::latencies::Latencies;
+use super::recorder::{Interval, StageInterval};
 use super::resources::{Cpu, Resources};
 use super::stages::FlowPlan;
 use super::summary::{self, is_zero};
+use super::tally::{Counts, Tally};
 
 /// Rows that are kept. In a run that lasts for longer than as many seconds neighbours are joined,
 /// so that a row is two seconds long, then four, and so on: memory is constant for any length.
@@ -618,7 +620,8 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::recorder::{Answer, Recorder};
+    use crate::measure::recorder::Recorder;
+    use crate::measure::tally::Answer;
 
     fn second(total: u64, in_flight: u64, response_ns: u64) -> ShardSecond {
         let mut latencies = Latencies::default();

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use loadgen::measure::latencies::{self, Latencies, Latency};
 use loadgen::measure::progress::Second;
-use loadgen::measure::recorder::{self, Latencies, Latency};
 use loadgen::summary::Summary;
 use loadgen::{Manifest, Progress};
 
@@ -121,7 +121,7 @@ impl Pace {
 fn three(progress: &Progress<'_>) -> Three {
     let Latencies { response, service, lag } = progress.latencies();
     [response, service, lag].map(|Latency { mut values, censored }| {
-        recorder::add(&mut values, &censored);
+        latencies::add(&mut values, &censored);
         values
     })
 }

@@ -6,7 +6,8 @@ use crate::hammer::Broken;
 use crate::hammer::claim::Dues;
 use crate::hammer::replies::ReplyLines;
 use crate::measure::ledger::LedgerConnection;
-use crate::measure::recorder::{Cause, StageInterval};
+use crate::measure::recorder::StageInterval;
+use crate::measure::tally::Cause;
 use crate::plan::payloads::{Author, Payloads, Wanted};
 
 struct Rig {

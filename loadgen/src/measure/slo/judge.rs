@@ -26,7 +26,7 @@ use hdrhistogram::Histogram;
 use super::{
     Comparison, Kind, Limit, Metric, Scope, Slo, SloResult, SloState, Statistic, Windows, percent,
 };
-use crate::measure::recorder::{self, Latencies, Latency};
+use crate::measure::latencies::{self, Latencies, Latency};
 use crate::measure::summary::thousands;
 
 /// Messages at or beyond a percentile without which it is not told; as in the summary.
@@ -550,7 +550,7 @@ fn latency_bounds(latency: &Latency, statistic: Statistic) -> Option<Bounds> {
     let Latency { values, censored } = latency;
     let is_exact = censored.is_empty();
     let mut all = values.clone();
-    recorder::add(&mut all, censored);
+    latencies::add(&mut all, censored);
     let or_more = |low: f64| Bounds { low, high: if is_exact { low } else { f64::INFINITY } };
     Some(match statistic {
         Statistic::Mean => or_more(all.mean()),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LatencySummaries;
 use crate::measure::progress::{Sum, Totals};
-use crate::measure::recorder::{Counts, LineSizes, Malformed};
+use crate::measure::tally::{Counts, LineSizes, Malformed};
 
 /// Counts of messages: `offered = sent + unsent`,
 /// `sent = ok + filtered + error + unanswered + unacknowledged + malformed.rejected`.
@@ -272,8 +272,9 @@ fn section(name: &str, sum: &Sum, begin_ns: u64, end_ns: u64, offered_until_ns: 
 mod tests {
     use super::*;
     use crate::measure::progress::{Series, ShardSecond};
-    use crate::measure::recorder::{Answer, Interval, Recorder};
+    use crate::measure::recorder::{Interval, Recorder};
     use crate::measure::stages::{FlowPlan, Stage};
+    use crate::measure::tally::Answer;
 
     const SECOND_NS: u64 = 1_000_000_000;
 

@@ -17,8 +17,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::confidence;
+use crate::measure::latencies::{self, Latencies, Latency};
 use crate::measure::progress::Sum;
-use crate::measure::recorder::{self, Cause, Causes, Latencies, Latency, Tally};
+use crate::measure::tally::{Cause, Causes, Tally};
 
 /// Messages at or beyond a percentile without which it is not told.
 const BEYOND_MIN: u64 = 10;
@@ -193,7 +194,7 @@ impl LatencySummary {
     /// messages the sample is worth around a value.
     pub fn new(latency: &Latency, unknown: u64, effective: impl Fn(u64) -> u64) -> LatencySummary {
         let mut all = latency.values.clone();
-        recorder::add(&mut all, &latency.censored);
+        latencies::add(&mut all, &latency.censored);
         let (count, censored) = (all.len() + unknown, latency.censored.len() + unknown);
         let mut summary = LatencySummary {
             count,

@@ -10,8 +10,8 @@ use super::{
     Interval, Intervals, LagCause, LatencySummaries, LatencySummary, Lines, Load, Rate, Section,
     Statuses, StepSection, Summary, Verdict,
 };
-use crate::measure::recorder::Malformed;
 use crate::measure::resources::Resources;
+use crate::measure::tally::Malformed;
 
 impl Summary {
     /// The summary as text: verdict, one sentence, tables. Lines end in `\n`.
@@ -406,9 +406,10 @@ mod tests {
     use super::*;
     use crate::measure::confidence::Batch;
     use crate::measure::environment::Environment;
+    use crate::measure::latencies::Latency;
     use crate::measure::progress::Sum;
-    use crate::measure::recorder::{Cause, Causes, Counts, Latency};
     use crate::measure::summary::{SCHEMA_VERSION, Tool, Verdict};
+    use crate::measure::tally::{Cause, Causes, Counts};
 
     #[test]
     fn an_interval_is_in_the_unit_of_its_value_and_may_be_open() {

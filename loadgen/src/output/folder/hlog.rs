@@ -13,7 +13,7 @@ use base64::Engine as _;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use loadgen::Manifest;
-use loadgen::measure::recorder::histogram;
+use loadgen::measure::latencies::histogram;
 use loadgen::summary::{LatencySummary, Summary};
 
 use super::Growing;
