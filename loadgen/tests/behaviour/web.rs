@@ -215,7 +215,7 @@ fn listens(port: u16, process: &mut Running) -> bool {
 }
 
 /// Debian keeps servers where users do not look for programs.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     let folders = std::env::split_paths(&path).chain(more);
