@@ -37,6 +37,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nobody is there to say whom to trust.
+    #[error(
+        "this system has no authorities that could vouch for an https:// target ({0}): install \
+         ca-certificates, let SSL_CERT_FILE name a file of them, or give the target's own \
+         (CA_CERT_PATH)"
+    )]
+    Authorities(String),
     /// The metrics cannot be served.
     #[error(
         "cannot listen on {host}:{port} (METRICS_HOST, METRICS_PORT; 0 takes any free port): {reason}"
@@ -75,6 +82,7 @@ impl Error {
             Error::Interrupted(exit_code) => *exit_code,
             Error::Unusable { .. }
             | Error::Listen { .. }
+            | Error::Authorities(_)
             | Error::Metrics { .. }
             | Error::Cpus(_)
             | Error::Sink(_)

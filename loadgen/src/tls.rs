@@ -1,6 +1,7 @@
 //! What the generator trusts and shows over TLS.
 //!
-//! Owns reading the PEM files, once, before the run begins; leaves handshakes to `hammer::stream`.
+//! Owns reading the PEM files, once, before the run begins; leaves handshakes to `hammer::stream`. What
+//! the system trusts is found by rustls-native-certs, which reads SSL_CERT_FILE and SSL_CERT_DIR itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,15 @@ pub(crate) struct Tls {
     pub(crate) name: ServerName<'static>,
 }
 
+/// Whom to trust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trust<'a> {
+    /// The authorities in this file.
+    File(&'a Path),
+    /// Those that the system trusts, or that SSL_CERT_FILE and SSL_CERT_DIR name.
+    System,
+}
+
 /// The files of a client certificate and its key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity<'a> {
@@ -28,14 +38,14 @@ pub(crate) struct Identity<'a> {
 }
 
 impl Tls {
-    /// Trusts the authorities in `ca` for a target called `host`, and offers `protocols` (ALPN).
+    /// Trusts `trust` for a target called `host`, and offers `protocols` (ALPN).
     ///
     /// # Errors
     /// Names the file that cannot be used, its knob, and why; or the host that no certificate can
-    /// be for.
+    /// be for; or that the system trusts nobody.
     pub(crate) fn load(
         host: &str,
-        ca: &Path,
+        trust: Trust<'_>,
         identity: Option<Identity<'_>>,
         protocols: &[&[u8]],
     ) -> Result<Tls, Error> {
@@ -47,13 +57,20 @@ impl Tls {
             knob,
             reason,
         };
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(ca).map_err(|reason| refuse(ca, "CA_CERT_PATH", reason))? {
-            roots.add(authority).map_err(|error| refuse(ca, "CA_CERT_PATH", error.to_string()))?;
-        }
+        let roots = match trust {
+            Trust::System => system_roots()?,
+            Trust::File(path) => {
+                let refuse = |reason: String| refuse(path, "CA_CERT_PATH", reason);
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(path).map_err(refuse)? {
+                    roots.add(authority).map_err(|error| refuse(error.to_string()))?;
+                }
+                roots
+            }
+        };
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| refuse(ca, "CA_CERT_PATH", error.to_string()))?
+            .expect("the provider has suites for both versions")
             .with_root_certificates(roots);
         let mut client = match identity {
             None => builder.with_no_client_auth(),
@@ -71,6 +88,19 @@ impl Tls {
         client.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
         Ok(Tls { client: Arc::new(client), name })
     }
+}
+
+/// The authorities that the system trusts. One that cannot be read is left out, as browsers do.
+fn system_roots() -> Result<RootCertStore, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added > 0 {
+        return Ok(roots);
+    }
+    let reasons: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    let reasons = if reasons.is_empty() { "none is found".to_owned() } else { reasons.join("; ") };
+    Err(Error::Authorities(reasons))
 }
 
 /// All certificates of a PEM file, at least one.

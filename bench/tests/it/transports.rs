@@ -154,7 +154,7 @@ fn compressed_and_durable_over_tls_with_a_client_certificate_and_a_token() {
         scheme: Scheme::Tls,
         compress: true,
         durability: Some(Durability::Durable),
-        ca_cert_path: cert("ca.crt"),
+        ca_cert_path: Some(cert("ca.crt")),
         client_cert_path: Some(cert("client.crt")),
         client_key_path: Some(cert("client.key")),
         auth_token_file: Some(token),
@@ -169,8 +169,11 @@ fn compressed_and_durable_over_tls_with_a_client_certificate_and_a_token() {
 #[test]
 fn plain_lines_over_tls() {
     let engine = Engine::start(&[("ENABLE_TLS", "true")]);
-    let summary =
-        run(Flow { scheme: Scheme::Tls, ca_cert_path: engine.cert("ca.crt"), ..load(&engine) });
+    let summary = run(Flow {
+        scheme: Scheme::Tls,
+        ca_cert_path: Some(engine.cert("ca.crt")),
+        ..load(&engine)
+    });
     assert_eq!(summary.load.ok, MESSAGES, "{:?}", summary.errors);
     assert_eq!(engine.stop().1, MESSAGES);
 }

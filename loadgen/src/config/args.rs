@@ -337,9 +337,10 @@ pub struct Args {
           default_missing_value = "true")]
     pub enable_tls: bool,
 
-    /// Over TLS, the authorities that are trusted (PEM)
-    #[arg(long, env = "CA_CERT_PATH", value_name = "PATH", default_value = "./certs/ca.crt")]
-    pub ca_cert_path: PathBuf,
+    /// Over TLS, the authorities that are trusted (PEM) [default: ./certs/ca.crt, or over https://
+    /// those that this system trusts]
+    #[arg(long, env = "CA_CERT_PATH", value_name = "PATH")]
+    pub ca_cert_path: Option<PathBuf>,
 
     /// Over TLS, the certificate that is shown to a target which asks for one (PEM)
     #[arg(long, env = "CLIENT_CERT_PATH", value_name = "PATH")]

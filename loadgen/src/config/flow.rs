@@ -4,7 +4,7 @@
 //! all of them is in [`super::Config`].
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::plan::payloads::{Builtin, Numbering, Sizes, Source, Wanted};
 use crate::plan::replay::{Replay, Speed};
 use crate::plan::schedule::{Bounds, Schedule};
 use crate::plan::shape::{Arrivals, Burst, CatchUp, Shape};
-use crate::tls::{self, Identity, Tls};
+use crate::tls::{self, Identity, Tls, Trust};
 
 pub(super) const TOTAL_LOGS: u64 = 1000;
 pub(super) const DURATION: Duration = Duration::from_secs(10);
@@ -101,8 +101,9 @@ pub struct Flow {
     /// Each message is a journey of these steps, if there are any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepText>,
-    /// The authorities that are trusted over TLS.
-    pub ca_cert_path: PathBuf,
+    /// The authorities that are trusted over TLS; `None` is those of the engine's quick start, or
+    /// over https:// those that this system trusts.
+    pub ca_cert_path: Option<PathBuf>,
     /// The certificate that is shown over TLS.
     pub client_cert_path: Option<PathBuf>,
     /// Its key.
@@ -150,7 +151,7 @@ impl Default for Flow {
             hit_timeout_ms: None,
             http: Http::default(),
             steps: Vec::new(),
-            ca_cert_path: PathBuf::from(CA_CERT_PATH),
+            ca_cert_path: None,
             client_cert_path: None,
             client_key_path: None,
             auth_token_file: None,
@@ -635,9 +636,14 @@ impl Flow {
             true => &[b"http/1.1"],
             false => &[],
         };
+        let trust = match (&self.ca_cert_path, self.scheme.is_http()) {
+            (Some(path), _) => Trust::File(path),
+            (None, true) => Trust::System,
+            (None, false) => Trust::File(Path::new(CA_CERT_PATH)),
+        };
         self.scheme
             .is_tls()
-            .then(|| Tls::load(&self.server_host, &self.ca_cert_path, identity, alpn))
+            .then(|| Tls::load(&self.server_host, trust, identity, alpn))
             .transpose()
     }
 

@@ -244,6 +244,42 @@ fn https_trusts_its_own_authority_and_shows_a_certificate() {
 }
 
 #[test]
+fn https_trusts_what_the_system_trusts_where_no_file_is_given() {
+    let test = "http::https_trusts_what_the_system_trusts_where_no_file_is_given";
+    let keys = Keys::new("127.0.0.1");
+    let [certificate, key, ca] = ["server.crt", "server.key", "ca.crt"].map(|it| keys.path(it));
+    let server = format!(
+        "ssl_certificate {}; ssl_certificate_key {};",
+        certificate.display(),
+        key.display()
+    );
+    let Some(nginx) = Nginx::start(test, "ssl http2", &server) else { return };
+    let url = format!("https://127.0.0.1:{}/", nginx.port);
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let mut total: u64 = 0;
+    for more in [&[][..], &["--http2"]] {
+        let args = ["--target", &url, "-n", "20", "-c", "2", "--connect-timeout-secs", "1"];
+        let with = |name: &str, path: &std::path::Path| {
+            let output = command(&[&args[..], more].concat()).env(name, path).output().unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(text).unwrap())
+        };
+        let (code, text) = with("SSL_CERT_FILE", &ca);
+        total += 20;
+        assert_eq!((code, nginx.seen(total).len() as u64), (Some(0), total), "{text}");
+        // A stranger's authority, or the real ones of this system, do not vouch for it.
+        let (code, text) = with("SSL_CERT_FILE", &Keys::new("127.0.0.1").path("ca.crt"));
+        assert_eq!(code, Some(15), "{text}");
+        assert!(text.contains("certificate is not accepted"), "{text}");
+        let (code, text) = with("SSL_CERT_FILE", empty.path());
+        assert_eq!(code, Some(3), "{text}");
+        for hint in ["ca-certificates", "SSL_CERT_FILE", "CA_CERT_PATH"] {
+            assert!(text.contains(hint), "{text} lacks {hint}");
+        }
+    }
+}
+
+#[test]
 fn http_at_a_port_of_https_is_told() {
     let test = "http::http_at_a_port_of_https_is_told";
     let keys = Keys::new("127.0.0.1");

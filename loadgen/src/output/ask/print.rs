@@ -136,8 +136,8 @@ fn flow(flow: &Flow) -> Table {
         let step = |step| Value::try_from(step).expect("a step is plain data");
         table.insert("step".to_owned(), Value::Array(steps.iter().map(step).collect()));
     }
-    put(&mut table, "ca_cert_path", ca_cert_path.display());
     for (key, path) in [
+        ("ca_cert_path", ca_cert_path),
         ("template", template),
         ("client_cert_path", client_cert_path),
         ("client_key_path", client_key_path),
