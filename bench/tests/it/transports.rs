@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use loadgen::config::{Config, Flow, Scheme};
 use loadgen::plan::payloads::{Builtin, Sizes};
 use loadgen::plan::shape::Shape;
-use proto::hello::Durability;
+use proto::hello::{Durability, Replies};
 use runtime::stop::Stop;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -209,6 +209,41 @@ fn what_udp_loses_is_counted_and_what_it_does_not_lose_is_stored() {
         );
         assert!(stored > 0);
     }
+}
+
+#[test]
+fn what_is_broken_on_purpose_is_rejected_over_every_transport() {
+    let settings = [("ENABLE_TLS", "true"), ("ENABLE_UDP", "true"), ("SHARDS", "2")];
+    let malformed = |flow: Flow| {
+        let summary = run(Flow { malformed: 0.05, total_logs: 10_000, ..flow });
+        assert_eq!((summary.load.sent, summary.load.error), (10_000, 0), "{:?}", summary.errors);
+        summary.load
+    };
+    for replies in [Replies::Each, Replies::Range] {
+        for is_tls in [false, true] {
+            let engine = Engine::start(&settings[usize::from(!is_tls)..]);
+            let (scheme, ca) = match is_tls {
+                true => (Scheme::Tls, Some(engine.cert("ca.crt"))),
+                false => (Scheme::Tcp, None),
+            };
+            let load = malformed(Flow { scheme, ca_cert_path: ca, replies, ..load(&engine) });
+            assert_eq!(load.malformed.rejected, load.malformed.sent);
+            let (totals, stored) = engine.stop();
+            assert_eq!(totals["error"], load.malformed.rejected, "{totals}");
+            assert_eq!((stored, stored + load.malformed.sent), (load.ok, 10_000));
+        }
+    }
+    // Nobody replies to a datagram: what came in is judged all the same.
+    let engine = Engine::start(&settings[1..]);
+    let (scheme, server_port) = (Scheme::Udp, engine.port("udp_port"));
+    let shape = Shape::from_rate(20_000);
+    let load = malformed(Flow { scheme, server_port, shape, ..load(&engine) });
+    assert_eq!((load.malformed.rejected, load.unacknowledged), (0, 10_000));
+    let (totals, _) = engine.stop();
+    let count = |name: &str| totals[name].as_u64().unwrap();
+    let lost = count("udp_dropped") + count("udp_dropped_by_kernel");
+    assert!(count("error") == load.malformed.sent || lost > 0, "{totals}");
+    assert!(count("error") <= load.malformed.sent && count("error") > 0, "{totals}");
 }
 
 #[test]

@@ -385,6 +385,12 @@ impl Flow {
                 self.payload
             ));
         }
+        if self.malformed > 0.0 && self.scheme == Scheme::Null {
+            return wrong(format!(
+                "MALFORMED {} wants a target that rejects, and null:// takes everything",
+                self.malformed
+            ));
+        }
         if !(0.0..=1.0).contains(&self.malformed) {
             return wrong(format!("MALFORMED {} is not 0 to 1", self.malformed));
         }

@@ -221,6 +221,28 @@ fn broken_bodies_are_expected_to_be_refused() {
 }
 
 #[test]
+fn broken_bodies_are_refused_over_http2_as_well() {
+    let (server, seen) = judge(false);
+    let pass = format!("location / {{ proxy_pass http://127.0.0.1:{}; }}", server.port);
+    let test = "filled: broken bodies over HTTP/2";
+    let Some(nginx) = Nginx::start(test, "http2", &pass) else { return };
+    for flags in ["-m POST --streams 6", "--ndjson --batch-size 1"] {
+        seen.lock().unwrap().clear();
+        let target = format!("http://127.0.0.1:{}/", nginx.port);
+        let run = run_unchecked(&format!(
+            "--target {target} --http2 -n 600 -c 2 --malformed 10% --max-error-rate 0 {flags}"
+        ))
+        .checked();
+        let malformed = |name: &str| run.json["load"]["malformed"][name].as_u64().unwrap();
+        assert_eq!((run.code, run.load("error")), (0, 0), "{flags}: {}", run.json["errors"]);
+        assert_eq!(run.load("ok") + malformed("rejected"), 600, "{flags}");
+        assert!(malformed("sent") == malformed("rejected") && malformed("sent") > 20);
+        let seen = seen.lock().unwrap();
+        assert_eq!((seen[&200], seen[&422]), (run.load("ok"), malformed("rejected")));
+    }
+}
+
+#[test]
 fn it_is_told_in_words_and_what_makes_no_sense_is_refused() {
     let (_folder, template) = files();
     let explained = |args: &[&str]| {

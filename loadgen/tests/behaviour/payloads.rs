@@ -256,6 +256,7 @@ fn what_is_wrong_with_a_template_is_said_before_anything_is_sent() {
         (vec!["--template", &plain, "--malformed", "1%"], vec!["MALFORMED"]),
         (vec!["--template", &plain, "--payload", "app"], vec!["TEMPLATE", "PAYLOAD app"]),
         (vec!["--payload", "apache"], vec!["apache", "nginx"]),
+        (vec!["--target", "null://", "--malformed", "1%"], vec!["MALFORMED 0.01", "null://"]),
         (vec!["--malformed", "2"], vec!["MALFORMED", "\"2\""]),
         (vec!["--payload-bytes", "10..1"], vec!["PAYLOAD_BYTES", "10..1"]),
     ] {

@@ -175,10 +175,17 @@ impl Summary {
         let Malformed { sent, rejected, accepted } = self.load.malformed;
         if sent > 0 {
             let [sent, rejected] = [sent, rejected].map(thousands);
-            write!(out, "  malformed  {sent} sent, {rejected} rejected as they should be")?;
+            write!(out, "  malformed  {sent} sent, ")?;
             match accepted {
-                0 => writeln!(out)?,
-                _ => writeln!(out, ", {} taken: errors", thousands(accepted))?,
+                0 if self.load.unacknowledged > 0 => {
+                    writeln!(out, "in datagrams: what became of them only the target knows")?;
+                }
+                0 => writeln!(out, "{rejected} rejected as they should be")?,
+                _ => writeln!(
+                    out,
+                    "{rejected} rejected as they should be, {} taken: errors",
+                    thousands(accepted)
+                )?,
             }
         }
         if let Some(Lines { mean_bytes, max_bytes }) = self.lines {
