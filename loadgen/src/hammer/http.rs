@@ -276,7 +276,15 @@ impl Http {
             }
             let goes_on = match &lane.plan.content {
                 Content::Same { bytes, length } => self.write_same(cx, bytes, *length, batch),
-                Content::Lines(envelope) => self.write_lines(cx, envelope, kit, batch),
+                Content::Lines(envelope) => self.write_one(cx, kit, batch, |batch, out| {
+                    (batch.unencoded() > 0).then(|| {
+                        envelope.fill(out, |out| {
+                            while batch.unencoded() > 0 {
+                                batch.encode(kit, out, out.len() + WRITE_BYTES);
+                            }
+                        })
+                    })
+                }),
                 Content::Recorded(recall) => self.write_one(cx, kit, batch, |batch, out| {
                     match batch.next_recorded()? {
                         Replayed::Request(request) => recall.ask(out, request),
@@ -348,61 +356,7 @@ impl Http {
         Poll::Ready(Ok(taken < count * length || count as u64 != unwritten || self.holds_back()))
     }
 
-    /// One write of a request that holds the batch's lines; whether there may be more to write.
-    fn write_lines(
-        &mut self,
-        cx: &mut Context<'_>,
-        envelope: &Envelope,
-        kit: &Kit,
-        batch: &mut Batch<'_>,
-    ) -> Poll<io::Result<bool>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(false)) };
-        let fresh = &mut *kit.write.borrow_mut();
-        let is_fresh = batch.unencoded() > 0;
-        if !is_fresh && self.pending_at == self.pending.len() {
-            return Poll::Ready(Ok(false));
-        }
-        let bytes = if is_fresh {
-            let begin = envelope.fill(fresh, |out| {
-                while batch.unencoded() > 0 {
-                    batch.encode(kit, out, out.len() + WRITE_BYTES);
-                }
-            });
-            &fresh[begin..]
-        } else {
-            &self.pending[self.pending_at..]
-        };
-        batch.before_write();
-        let taken = match Pin::new(stream).poll_write(cx, bytes) {
-            Poll::Pending => 0,
-            Poll::Ready(Ok(n)) if n > 0 => n,
-            Poll::Ready(Ok(_)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-        };
-        if taken == bytes.len() {
-            batch.wrote(batch.unwritten());
-            self.pending.clear();
-            (self.pending_at, self.cut) = (0, 0);
-            return Poll::Ready(Ok(self.holds_back()));
-        }
-        if is_fresh {
-            let rest = &fresh[fresh.len() - (bytes.len() - taken)..];
-            self.pending.clear();
-            self.pending.extend_from_slice(rest);
-            self.pending_at = 0;
-        } else {
-            self.pending_at += taken;
-        }
-        batch.blocked();
-        self.cut += taken;
-        if taken == 0 {
-            return Poll::Pending;
-        }
-        batch.wrote_part();
-        Poll::Ready(Ok(true))
-    }
-
-    /// One write of one request that is like no other; whether there may be more to write. `next`
+    /// One write of one request, of a message or of many; whether there may be more to write. `next`
     /// makes the next one, if there is any, and says where it begins.
     fn write_one(
         &mut self,
@@ -429,7 +383,7 @@ impl Http {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
         };
         if taken == bytes.len() {
-            batch.wrote(1);
+            batch.wrote(batch.unwritten());
             self.pending.clear();
             (self.pending_at, self.cut) = (0, 0);
             return Poll::Ready(Ok(true));
