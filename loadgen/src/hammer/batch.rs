@@ -14,7 +14,7 @@ use super::Kit;
 use super::claim::{Claim, Replayed};
 use super::fate::{Fate, Status};
 use super::identity::Identity;
-use super::lateness::Lateness;
+use super::lateness::{Lateness, Waits};
 use crate::clock::Clock;
 use crate::measure::recorder::Recorder;
 use crate::measure::tally::{Answer, LineSizes};
@@ -23,6 +23,13 @@ use crate::replay::feed::RecordedRequest;
 
 /// Servers close connections that are idle for longer than this.
 const SILENCE_NS: u64 = 10_000_000;
+
+/// What the next message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Socket,
+    Window,
+}
 
 /// The messages that a connection carries: at most one batch a connection.
 pub struct Batch<'a> {
@@ -40,8 +47,8 @@ pub struct Batch<'a> {
     /// When it had a connection.
     begun_ns: u64,
     /// How long the socket took no more, up to the latest write, and since when it takes none now.
-    blocked_ns: u64,
-    blocked_since_ns: Option<u64>,
+    waits: Waits,
+    blocked_since: Option<(Wait, u64)>,
     write_ns: u64,
     /// When the latest part of a member went.
     part_ns: u64,
@@ -82,8 +89,8 @@ impl<'a> Batch<'a> {
             has_progressed: false,
             is_abandoned: false,
             begun_ns: now_ns,
-            blocked_ns: 0,
-            blocked_since_ns: None,
+            waits: Waits::default(),
+            blocked_since: None,
             write_ns: now_ns,
             part_ns: now_ns,
             read_ns: now_ns,
@@ -214,14 +221,23 @@ impl<'a> Batch<'a> {
     /// Called just before a write.
     pub fn before_write(&mut self) {
         self.write_ns = self.clock.now_ns();
-        if let Some(since_ns) = self.blocked_since_ns.take() {
-            self.blocked_ns += self.write_ns - since_ns;
+        if let Some((wait, since_ns)) = self.blocked_since.take() {
+            let waited_ns = self.write_ns - since_ns;
+            match wait {
+                Wait::Socket => self.waits.socket_ns += waited_ns,
+                Wait::Window => self.waits.window_ns += waited_ns,
+            }
         }
     }
 
     /// That write left something over, or nothing of it was taken: the socket is full.
     pub fn blocked(&mut self) {
-        self.blocked_since_ns.get_or_insert(self.write_ns);
+        self.blocked_since.get_or_insert((Wait::Socket, self.write_ns));
+    }
+
+    /// Since that write as many messages are on their way as the peer allows.
+    pub fn window_full(&mut self) {
+        self.blocked_since.get_or_insert((Wait::Window, self.write_ns));
     }
 
     /// That write took the last bytes of `n` more messages.
@@ -247,7 +263,7 @@ impl<'a> Batch<'a> {
         let range = self.identity.awaited.wrote(n, at_ns);
         let recorder = &mut *self.recorder.borrow_mut();
         let mut recorder = recorder.stage(self.claim.stage);
-        let mut lateness = Lateness::new(self.claim, self.begun_ns, self.blocked_ns, at_ns);
+        let mut lateness = Lateness::new(self.claim, self.begun_ns, self.waits, at_ns);
         self.claim.runs(range.clone(), |due_ns, n| {
             recorder.sent(due_ns, at_ns, n);
             lateness.add(due_ns, n);

@@ -243,7 +243,8 @@ pub(super) struct Link {
     sender: Sender,
     /// The tasks end when this is gone.
     alive: async_channel::Sender<Infallible>,
-    streams_max: usize,
+    /// As the peer's latest settings say.
+    streams_max: Rc<Cell<usize>>,
 }
 
 enum Sender {
@@ -281,13 +282,13 @@ impl Link {
                     .await
                     .map_err(NoConnection::refused)?;
                 here.execute(connection);
-                Ok(Link { sender: Sender::One(sender), alive, streams_max: 1 })
+                Ok(Link { sender: Sender::One(sender), alive, streams_max: Rc::new(Cell::new(1)) })
             }
             Version::Two => {
                 if let Some(chosen) = stream_protocol {
                     return Err(NoConnection::refused(format!("{chosen} (HTTP2)")));
                 }
-                let (sender, connection) = http2::Builder::new(here.clone())
+                let (sender, mut connection) = http2::Builder::new(here.clone())
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
                     .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                     .max_header_list_size(HEAD_BYTES_MAX)
@@ -296,8 +297,14 @@ impl Link {
                     .map_err(NoConnection::refused)?;
                 // A server of HTTP/2 begins with its settings.
                 opening.check().await?;
-                let streams_max = connection.current_max_send_streams();
-                here.execute(connection);
+                let streams_max = Rc::new(Cell::new(connection.current_max_send_streams()));
+                let latest = Rc::clone(&streams_max);
+                // Polled for each request, too; what has come by then is known.
+                here.execute(poll_fn(move |cx| {
+                    let end = Pin::new(&mut connection).poll(cx);
+                    latest.set(connection.current_max_send_streams());
+                    end
+                }));
                 Ok(Link { sender: Sender::Two(sender), alive, streams_max })
             }
         }
@@ -330,9 +337,10 @@ impl Link {
         }
     }
 
-    /// How many requests the peer lets us have on their way, when it was opened.
+    /// How many requests the peer lets us have on their way. At least one: where it allows none for
+    /// a time, hyper waits.
     pub(super) fn streams_max(&self) -> usize {
-        self.streams_max
+        self.streams_max.get().max(1)
     }
 
     /// Says good-bye; does not wait.

@@ -4,8 +4,9 @@
 //! Owns which requests are on their way, and what becomes of those that a server gives back when it
 //! goes away in peace (GOAWAY without an error, as nginx does after so many requests): they had not
 //! been touched, so they go again on another connection, and count from when they were first sent.
-//! A message counts as sent when hyper takes it: waiting for a stream or for room in a window of
-//! flow control is service. Leaves frames to hyper, and requests to what HTTP/1.1 is asked, too.
+//! hyper is handed no more requests than the server allows at that time, so that waiting for a stream
+//! is lag (window full); waiting for room in a window of flow control, of which hyper does not tell, is
+//! service. Leaves frames to hyper, and requests to what HTTP/1.1 is asked, too.
 //! Invariant: at most as many requests are on their way as STREAMS and the server allow.
 
 use std::cell::Cell;
@@ -146,7 +147,7 @@ impl BatchHammer for Http2 {
                 flights.push(fly(job, self.link.send(request)));
             }
             if batch.unencoded() > 0 && !flights.is_empty() {
-                batch.blocked();
+                batch.window_full();
             }
             let Some((job, end)) = flights.next().await else {
                 if batch.is_settled() {

@@ -79,6 +79,60 @@ fn as_many_requests_are_on_their_way_as_both_ends_allow() {
 }
 
 #[test]
+fn waiting_for_a_stream_is_lag_and_no_time_of_the_server() {
+    // Ten are due at once; four may be there at a time, for 200 ms each.
+    let wait = Duration::from_millis(200);
+    let server = H2Server::start(4, u64::MAX, move |_| Do::Answer(200, wait));
+    let run = run(&format!("http://127.0.0.1:{}", server.port), "-n 20 -c 1 --streams 10");
+    assert_eq!((run.code, run.load("ok")), (0, 20), "{}", run.stderr);
+    assert_eq!(server.seen.most.load(Ordering::Relaxed), 4);
+    // The last of ten waits for two others.
+    assert!(run.latency("response", "max_ns") >= 0.6);
+    assert!(run.latency("lag", "max_ns") >= 0.4);
+    assert!(run.latency("service", "p50_ns") < 0.4, "{}", run.latency("service", "p50_ns"));
+    let causes = &run.json["latency"]["lag"]["causes"];
+    assert!(causes["window_full"]["max_ns"].as_u64() >= Some(399_000_000), "{causes}");
+}
+
+#[test]
+fn a_limit_that_a_server_lowers_is_kept() {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    // A frame of settings that allows so many streams.
+    let allow = |streams: u8| [0, 0, 6, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, streams];
+    let server = Liar::start(move |caught: &mut Caught| {
+        caught.bytes(24);
+        caught.say(allow(50));
+        let mut is_first = true;
+        while let Some(frame) = caught.bytes(9) {
+            let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+            caught.bytes(usize::try_from(length).unwrap());
+            match (frame[3], frame[4]) {
+                // Without its acknowledgement.
+                (SETTINGS, 0) => assert!(caught.say([0, 0, 0, SETTINGS, 1, 0, 0, 0, 0])),
+                (HEADERS, _) => {
+                    // One after the other, 50 ms each: `:status: 200`, and nothing behind it.
+                    std::thread::sleep(Duration::from_millis(50));
+                    let mut answer = vec![0, 0, 1, HEADERS, 5];
+                    answer.extend_from_slice(&frame[5..9]);
+                    answer.push(0x88);
+                    if std::mem::take(&mut is_first) {
+                        answer.extend(allow(1));
+                    }
+                    caught.say(answer);
+                }
+                _ => {}
+            }
+        }
+    });
+    let run = run(&format!("http://127.0.0.1:{}", server.port), "-n 60 -c 1 --streams 10");
+    assert_eq!((run.code, run.load("ok")), (0, 60), "{} {}", run.stderr, run.json["errors"]);
+    // Ten were there at once, up to 500 ms each; of the other fifty one at a time.
+    assert!(run.latency("service", "p50_ns") < 0.2, "{}", run.latency("service", "p50_ns"));
+    assert!(run.latency("lag", "max_ns") > 0.4);
+}
+
+#[test]
 fn answers_that_overtake_others_are_timed_by_themselves() {
     // Every tenth request is slow: the nine that came with it are not.
     let server = H2Server::start(100, u64::MAX, |number| {
