@@ -488,7 +488,7 @@ mod tests {
         assert_eq!(args.command, Some(Command::Calibrate));
         assert_eq!(config.flows, scenario(SCENARIO, &[]).unwrap().flows);
         let (args, _) = read(["logboom-loadgen", "--scenario", path, "examples", "nginx"]).unwrap();
-        assert!(matches!(args.command, Some(Command::Examples { payload: Some(_) })));
+        assert!(matches!(args.command, Some(Command::Examples { name: Some(_) })));
     }
 
     fn scenario(text: &str, more: &[&str]) -> Result<Config, String> {

@@ -126,6 +126,9 @@ pub(crate) fn open(
     if let Some(reason) = broken.filter(|_| sample.is_empty()) {
         return Err(unusable(reason));
     }
+    if sample.is_empty() {
+        return Err(not_a_recording(replay, "it has no lines"));
+    }
     let layout = Layout::of(replay, &sample).map_err(|reason| not_a_recording(replay, &reason))?;
     let readers = if replay.speed == Speed::Max { 1 } else { lanes };
     let chunks = (READ_AHEAD_BYTES / CHUNK_BYTES / readers).max(CHUNKS_MIN);

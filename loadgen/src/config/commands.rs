@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Subcommand;
 use clap_complete::Shell;
 use runtime::units;
 
+use crate::plan::journey::presets::Preset;
 use crate::plan::payloads::Builtin;
 use crate::record::{Protocol, Recording};
 
@@ -52,6 +54,37 @@ impl RecordArgs {
     }
 }
 
+/// What comes with the program and is a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Example {
+    /// A template.
+    Payload(Builtin),
+    /// A scenario.
+    Journey(Preset),
+}
+
+impl FromStr for Example {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Example, String> {
+        if let Ok(preset) = text.parse() {
+            return Ok(Example::Journey(preset));
+        }
+        let builtin = text.parse().map(Example::Payload);
+        builtin.map_err(|error: String| format!("{error}, and no journey: simple, medium, complex"))
+    }
+}
+
+impl Example {
+    /// The file.
+    pub fn text(self) -> &'static str {
+        match self {
+            Example::Payload(builtin) => builtin.template(),
+            Example::Journey(preset) => preset.text(),
+        }
+    }
+}
+
 /// Instead of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
@@ -61,10 +94,10 @@ pub enum Command {
     /// Record what clients send to a port into a file for --replay, until Ctrl-C or a bound
     Record(RecordArgs),
     /// Print command lines that are worth knowing, with a sentence each; or the template of a
-    /// PAYLOAD, to begin one of your own
+    /// PAYLOAD, or the scenario of a JOURNEY, to begin one of your own
     Examples {
-        /// default, app, nginx, syslog, k8s, stacktrace, iot
-        payload: Option<Builtin>,
+        /// default, app, nginx, syslog, k8s, stacktrace, iot; simple, medium, complex
+        name: Option<Example>,
     },
     /// Print completions for a shell, to be sourced
     Completions {

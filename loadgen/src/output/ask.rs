@@ -18,8 +18,8 @@ pub(crate) fn answer(args: &Args, config: &Config) -> Option<Result<String, Erro
     if let Some(command) = &args.command {
         return Some(Ok(match command {
             Command::Calibrate | Command::Record(_) => return None,
-            Command::Examples { payload: None } => examples::text(),
-            Command::Examples { payload: Some(payload) } => payload.template().to_owned(),
+            Command::Examples { name: None } => examples::text(),
+            Command::Examples { name: Some(name) } => name.text().to_owned(),
             Command::Completions { shell } => completions(*shell),
             Command::Man => manual(),
         }));

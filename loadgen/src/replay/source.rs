@@ -2,7 +2,8 @@
 //!
 //! Owns which files there are and how they are opened. A *strand* is files that are read one after
 //! the other; the segments of one shard are one, and strands are merged by time.
-//! Invariant: what is opened twice is read the same; a pipe, which cannot be, is refused.
+//! Invariant: what is opened twice is read the same: a file that grows as far as it was there at
+//! first, even if the replay itself makes it grow; a pipe, which cannot be read again, is refused.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -28,7 +29,14 @@ const STRANDS_MAX: usize = 256;
 /// The files of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    pub(crate) strands: Vec<Vec<PathBuf>>,
+    pub(crate) strands: Vec<Vec<Part>>,
+}
+
+/// A file, as long as it was when it was found.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Part {
+    path: PathBuf,
+    bytes: u64,
 }
 
 impl Source {
@@ -42,7 +50,7 @@ impl Source {
             segments(path).map_err(|error| error.to_string())?
         } else if about.is_file() {
             File::open(path).map_err(|error| error.to_string())?;
-            vec![vec![path.to_owned()]]
+            vec![vec![Part { path: path.to_owned(), bytes: about.len() }]]
         } else {
             return Err("it is neither a file nor a folder".to_owned());
         };
@@ -57,7 +65,7 @@ impl Source {
 }
 
 /// The segments of each shard in a LOG_DIR, or of the one shard whose folder it is.
-fn segments(folder: &Path) -> io::Result<Vec<Vec<PathBuf>>> {
+fn segments(folder: &Path) -> io::Result<Vec<Vec<Part>>> {
     let own = segments_of_shard(folder)?;
     let mut strands = if own.is_empty() { Vec::new() } else { vec![own] };
     let mut shards: Vec<PathBuf> = Vec::new();
@@ -77,7 +85,7 @@ fn segments(folder: &Path) -> io::Result<Vec<Vec<PathBuf>>> {
     Ok(strands)
 }
 
-fn segments_of_shard(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn segments_of_shard(folder: &Path) -> io::Result<Vec<Part>> {
     let mut numbered = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -85,26 +93,28 @@ fn segments_of_shard(folder: &Path) -> io::Result<Vec<PathBuf>> {
             .file_name()
             .to_str()
             .and_then(|name| proto::segment::number_of(packed::plain_name(name)));
-        if let Some(number) = number.filter(|_| entry.path().is_file()) {
-            numbered.push((number, entry.path()));
+        let about = entry.metadata()?;
+        if let Some(number) = number.filter(|_| about.is_file()) {
+            numbered.push((number, Part { path: entry.path(), bytes: about.len() }));
         }
     }
     numbered.sort();
     // Where one is there plain and packed, the plain one counts; its name is the first.
     numbered.dedup_by_key(|&mut (number, _)| number);
-    Ok(numbered.into_iter().map(|(_, path)| path).collect())
+    Ok(numbered.into_iter().map(|(_, part)| part).collect())
 }
 
 type Input = Box<dyn io::Read + Send>;
 
 /// A file, unpacked where it is gzip or zstd: told by its first bytes, not by its name.
-fn open(path: &Path) -> io::Result<Input> {
-    let mut file = File::open(path)?;
+fn open(part: &Part) -> io::Result<Input> {
+    let mut file = File::open(&part.path)?;
     let mut magic = Vec::new();
     file.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
     // Doubles the kernel's read-ahead; a file system that refuses advice is read all the same.
     let _ = fadvise(&file, 0, None, Advice::Sequential);
+    let file = file.take(part.bytes);
     if magic == ZSTD_MAGIC {
         return Ok(Box::new(Content::of(packed::ENDING, file)?));
     }
@@ -116,15 +126,15 @@ fn open(path: &Path) -> io::Result<Input> {
 
 /// A strand that is being read.
 pub(crate) struct Strand {
-    paths: vec::IntoIter<PathBuf>,
+    parts: vec::IntoIter<Part>,
     input: Option<(PathBuf, Lines<Input>)>,
     /// What kept a file from being read to its end.
     pub(crate) broken: Option<String>,
 }
 
 impl Strand {
-    pub(crate) fn new(paths: Vec<PathBuf>) -> Strand {
-        Strand { paths: paths.into_iter(), input: None, broken: None }
+    pub(crate) fn new(parts: Vec<Part>) -> Strand {
+        Strand { parts: parts.into_iter(), input: None, broken: None }
     }
 
     /// The line that was stepped to.
@@ -164,10 +174,10 @@ impl Strand {
                 }
                 self.input = None;
             }
-            let Some(path) = self.paths.next() else { return Step::End };
-            match open(&path) {
-                Ok(input) => self.input = Some((path, Lines::new(input))),
-                Err(error) => self.broken = Some(format!("{}: {error}", path.display())),
+            let Some(part) = self.parts.next() else { return Step::End };
+            match open(&part) {
+                Ok(input) => self.input = Some((part.path, Lines::new(input))),
+                Err(error) => self.broken = Some(format!("{}: {error}", part.path.display())),
             }
         }
     }
@@ -231,8 +241,8 @@ impl Merged {
 pub(crate) fn sample(source: &Source) -> (Vec<Vec<u8>>, Option<String>) {
     let mut lines = Vec::new();
     let mut broken = None;
-    for paths in &source.strands {
-        let mut strand = Strand::new(paths.clone());
+    for parts in &source.strands {
+        let mut strand = Strand::new(parts.clone());
         while lines.len() < SAMPLE_LINES {
             match strand.step() {
                 Step::Line => lines.push(strand.line().to_vec()),
@@ -295,6 +305,19 @@ mod tests {
         let (found, _, broken) = all(&source);
         assert!(found.len() < 1000 && found.iter().copied().eq(0..found.len() as u64));
         assert!(broken.unwrap().contains("without-a-telling-name"));
+    }
+
+    #[test]
+    fn a_file_that_grows_is_read_as_far_as_it_was_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = (0..10).map(line).collect();
+        fs::write(file.path(), &text).unwrap();
+        let source = Source::find(file.path()).unwrap();
+        fs::write(file.path(), text.clone() + &line(10)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(all(&source), ((0..10).collect(), Screened::default(), None));
+        }
+        assert_eq!(all(&Source::find(file.path()).unwrap()).0.len(), 11);
     }
 
     #[test]

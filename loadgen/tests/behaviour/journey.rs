@@ -312,7 +312,9 @@ fn journeys_are_printed_and_those_that_make_no_sense_are_refused() {
     let output = command(&["examples"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for name in ["simple", "medium", "complex"] {
-        assert!(text.contains(&format!("name = \"{name}\"")), "{text}");
+        let output = command(&["examples", name]).output().unwrap();
+        let alone = String::from_utf8(output.stdout).unwrap();
+        assert!(alone.contains(&format!("name = \"{name}\"")) && text.contains(&alone), "{text}");
     }
     for (flags, hint) in [
         ("--target tcp://a:1 --journey simple", "JOURNEY"),

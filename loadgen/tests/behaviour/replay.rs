@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::server::{Do, OK, Server};
 use crate::tool::{Run, command, run, run_unchecked};
+use crate::web::{Caught, Liar};
 
 /// 2023-11-14T22:13:20Z.
 const BEGIN_MS: u64 = 1_700_000_000_000;
@@ -349,7 +350,7 @@ fn a_recording_that_is_none_is_refused_before_anything_is_sent() {
     let none = Path::new(&empty.path).with_file_name("none");
     for (args, code, words) in [
         (format!("--replay {}", none.display()), 3, "No such file"),
-        (format!("--replay {}", empty.path), 2, "REPLAY_FORMAT"),
+        (format!("--replay {}", empty.path), 2, "it has no lines"),
         (format!("--replay {}", text.path), 2, "REPLAY_FORMAT"),
         (format!("--replay {}", no_times.path), 2, "REPLAY_TIMESTAMP_FIELD"),
         (format!("--replay {} --timestamp-field when", good.path), 2, "1 no_timestamp"),
@@ -463,6 +464,28 @@ fn an_access_log_is_asked_again_over_http_and_the_statuses_are_compared() {
         assert!(run.stderr.contains("as recorded for 80 of 160 requests"), "{}", run.stderr);
         assert!(run.stderr.contains("recorded 204, now 503 40"), "{}", run.stderr);
     }
+}
+
+#[test]
+fn a_log_that_the_replay_itself_makes_longer_ends() {
+    let line =
+        |n: usize| format!("::1 - - [10/Oct/2000:13:55:36 +0000] \"GET /{n} HTTP/1.1\" 200 5\n");
+    let log = recording((0..50).map(line).collect::<String>());
+    let path = log.path.clone();
+    let server = Liar::start(move |caught: &mut Caught| {
+        while caught.request().is_some() {
+            // As a server does that logs to this file.
+            let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(line(99).as_bytes()).unwrap();
+            caught.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let run = run_unchecked(&format!(
+        "--replay {} --speed max --loop 2 -c 2 --target http://127.0.0.1:{}",
+        log.path, server.port
+    ));
+    assert_eq!((run.code, run.load("ok")), (0, 100), "{}", run.stderr);
+    assert_eq!(fs::read_to_string(&log.path).unwrap().lines().count(), 150);
 }
 
 #[test]

@@ -86,7 +86,8 @@ pub struct LagCauses {
     /// The recording could not be read as fast as it is replayed; absent where there is none.
     #[serde(default, skip_serializing_if = "LagCause::is_none")]
     pub reader: LagCause,
-    /// Every worker had a batch unanswered: CONCURRENCY bounds what is under way.
+    /// Every worker had a batch unanswered, or over HTTP/2 a connection as many streams as its
+    /// server allows: CONCURRENCY bounds what is under way.
     pub window_full: LagCause,
     /// The generator itself: waiting for its turn, pacing, and making the bytes.
     pub shard_busy: LagCause,
