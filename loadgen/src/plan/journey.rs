@@ -151,7 +151,7 @@ pub struct Journey {
     steps: Vec<Step>,
     /// The names of values, by slot.
     names: Vec<String>,
-    /// A step sends the message.
+    /// A step sends the message, or looks for it.
     pub needs_message: bool,
 }
 
@@ -330,7 +330,11 @@ impl Journey {
         let statuses = text.status.as_slice().iter().map(statuses).collect::<Result<_, _>>()?;
         let checks = text.check.as_slice().iter().map(|check| Check::new(check, template));
         let checks = checks.collect::<Result<Vec<_>, _>>()?;
-        let all = [&path].into_iter().chain(headers.iter().map(|(_, value)| value)).chain(&body);
+        let tested = checks.iter().map(|check| match &check.test {
+            Test::Equals(template) | Test::Contains(template) => template,
+        });
+        let sent = [&path].into_iter().chain(headers.iter().map(|(_, value)| value)).chain(&body);
+        let all = sent.chain(tested);
         self.needs_message |= all.into_iter().any(|it| it.names(MESSAGE));
         let mut extracts = Vec::new();
         for (name, place) in &text.extract {
@@ -631,6 +635,18 @@ mod tests {
         let mut values = Values::default();
         journey.begin(&mut values, 17, 3, b"{\"a\":1}");
         values
+    }
+
+    #[test]
+    fn a_message_is_made_where_it_is_sent_or_looked_for() {
+        for (step, is_needed) in [
+            ("path = \"/\"", false),
+            ("path = \"/{{message|url}}\"", true),
+            ("path = \"/\"\ncheck = { contains = \"{{message}}\" }", true),
+        ] {
+            let journey = Journey::new(&steps(&format!("[[step]]\n{step}\n"))).unwrap();
+            assert_eq!(journey.needs_message, is_needed, "{step}");
+        }
     }
 
     #[test]

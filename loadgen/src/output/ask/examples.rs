@@ -62,6 +62,10 @@ const EXAMPLES: &[(&str, &str)] = &[
         "--target http://localhost:9200/_bulk --ndjson --batch-size 500 --auth-token-file token -z 30s",
     ),
     (
+        "A reading a request, as its body, to the path of its device.",
+        "--target 'http://localhost:8080/devices/${device}' -m PUT --payload iot -r 1k -z 1m -c 50",
+    ),
+    (
         "Access logs as nginx writes them, of sizes that vary, and one in a hundred broken.",
         "--payload nginx --payload-bytes lognormal:400,0.6 --malformed 1% -r 5k -z 1m -c 20",
     ),
