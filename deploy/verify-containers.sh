@@ -150,7 +150,7 @@ docker compose run --rm -T -v "${COMPOSE_PROJECT_NAME}_data:/engine:ro" bench --
 background=$!
 # By what the load says of itself: on a busy machine a container may take seconds to start.
 for second in 3 8; do
-  until grep -q "^peak  *$second\.0s" "$scratch/audit" || ! kill -0 "$background" 2>/dev/null; do sleep 0.2; done
+  until grep -qs "^peak  *$second\.0s" "$scratch/audit" || ! kill -0 "$background" 2>/dev/null; do sleep 0.2; done
   docker kill --signal KILL "$id" >/dev/null
   docker start "$id" >/dev/null
 done
