@@ -61,7 +61,7 @@ start() {
     pid=$(docker inspect --format '{{.State.Pid}}' $name) host=127.0.0.1
     [ "$1" != address ] || host=$(docker inspect --format '{{.NetworkSettings.IPAddress}}' $name)
   fi
-  wait_for $host
+  wait_for "$host"
 }
 stop() {
   if [ -n "$native" ]; then

@@ -52,7 +52,7 @@ fn a_dashboard_that_grafana_would_misread_is_told_by_panel_and_field() {
         ("/graphTooltip", json!(7)),
         ("/panels/1/fieldConfig/defaults/unit", json!(5)),
         ("/panels/1/options/colorMode", json!("rainbow")),
-        ("/panels/8/fieldConfig/defaults/custom/stacking/mode", json!("norml")),
+        ("/panels/8/fieldConfig/defaults/custom/stacking/mode", json!("stacked")),
         ("/panels/8/targets/0/legendFormat", json!(["ok"])),
     ];
     for (place, value) in &wrong {
@@ -67,7 +67,7 @@ fn a_dashboard_that_grafana_would_misread_is_told_by_panel_and_field() {
     for needle in
         ["the dashboard: ", "panel \"Ready\": ", "panel \"Ready\", options: ", "gridPosition"]
             .into_iter()
-            .chain(["graphTooltip", "unit", "rainbow", "norml", "legendFormat"])
+            .chain(["graphTooltip", "unit", "rainbow", "stacked", "legendFormat"])
     {
         assert!(said.contains(needle), "{needle} is not in {said}");
     }
