@@ -54,12 +54,15 @@ impl Service {
     }
 }
 
-/// Names and content of a shard's segments.
+/// Names and content of a shard's segments. A stop while one is being packed may leave it plain and
+/// packed: then the plain one counts.
 fn segments(shard: &Path) -> Vec<(String, Vec<u8>)> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(shard).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        if proto::segment::number_of(packed::plain_name(&name)).is_none() {
+        let plain = packed::plain_name(&name);
+        let is_double = packed::is_packed(&name) && shard.join(plain).exists();
+        if proto::segment::number_of(plain).is_none() || is_double {
             continue;
         }
         let mut content = Vec::new();

@@ -148,6 +148,8 @@ fn more_connections_than_an_address_has_ports_come_from_several() {
     }
     let each: Vec<usize> = connections.values().map(BTreeSet::len).collect();
     assert_eq!(log.lines().count(), 7600);
-    assert_eq!((each.iter().sum::<usize>(), each.len(), most), (380, 4, 380), "{each:?}");
+    assert_eq!((each.iter().sum::<usize>(), each.len()), (380, 4), "{each:?}");
     assert!(each.iter().all(|ports| *ports <= 100), "{each:?}");
+    // On a busy machine the first may be done before the last begin; more than one address has ports.
+    assert!(most > 100, "{most} at a time");
 }
