@@ -134,7 +134,7 @@ fn run_against(
     let names = lanes::names(&config);
     config.slo.iter().try_for_each(|slo| slo.check(&names)).map_err(Error::Usage)?;
     uring::probe()?;
-    nofile::raise();
+    has_descriptors(&config, nofile::raise().now)?;
     let ours: Vec<usize> =
         (0..config.shards).map(|shard| cpus.affinity[shard % cpus.affinity.len()]).collect();
     // Of this thread, of readers of recordings, and of glommio's helpers.
@@ -185,6 +185,21 @@ pub fn resolved(config: &Config) -> Result<Config, Error> {
     config.check()?;
     let cpus = Cpus::detect().map_err(Error::Cpus)?;
     Ok(Config { run_id: config.run_id.clone(), ..resolve(config, &cpus)? })
+}
+
+/// Each worker has a connection: with fewer descriptors some would only ever wait for one.
+fn has_descriptors(config: &Config, limit: u64) -> Result<(), Error> {
+    let connected = config.flows.iter().filter(|flow| flow.scheme != config::Scheme::Null);
+    let connections: usize = connected.map(|flow| flow.concurrency).sum();
+    // Rings, epolls and files.
+    let needed = connections + 32 + 16 * config.shards;
+    if needed as u64 <= limit {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "CONCURRENCY {connections} needs {needed} open files, and this process may have {limit}: \
+         raise that (ulimit -n), or lower CONCURRENCY"
+    )))
 }
 
 /// The configuration with nothing left open.

@@ -153,3 +153,29 @@ fn more_connections_than_an_address_has_ports_come_from_several() {
     // On a busy machine the first may be done before the last begin; more than one address has ports.
     assert!(most > 100, "{most} at a time");
 }
+
+#[test]
+fn a_limit_of_descriptors_that_is_too_low_is_told_before_the_load() {
+    let server = Server::honest();
+    let few = |connections: &str| {
+        let args = ["-n", "500", "--shards", "1", "--quiet", "-c", connections, "--target"];
+        Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -n 100 && exec \"$@\"",
+                "sh",
+                env!("CARGO_BIN_EXE_logboom-loadgen"),
+            ])
+            .args(args)
+            .arg(format!("tcp://127.0.0.1:{}", server.port))
+            .output()
+            .unwrap()
+    };
+    let refused = few("100");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("CONCURRENCY 100 needs 148 open files"), "{stderr}");
+    assert!(stderr.contains("may have 100: raise that (ulimit -n)"), "{stderr}");
+    let enough = few("50");
+    assert_eq!(enough.status.code(), Some(0), "{}", String::from_utf8_lossy(&enough.stderr));
+}
