@@ -17,13 +17,13 @@ const TOTALS: [(&str, u64); 5] = [
 
 #[test]
 fn the_audit_finds_every_line_in_segments_that_are_packed() {
-    let arguments = "--peak-secs 0 --tier high_load --scale 10 --keep-logs \
+    let arguments = "--peak-secs 0 --tier high_load --scale 40 --keep-logs \
                      --engine-env SEGMENT_COMPRESSION=zstd --engine-env SEGMENT_BYTES_MAX=1MiB \
                      --engine-env COMMIT_BYTES_MAX=512KiB";
     let ran = Bench::with_engine(arguments).run().expect(0);
     let tier = &ran.report()["tiers"][0];
     let audit = &tier["verification"]["audit"];
-    assert_eq!((&audit["stored"], &audit["missing"]), (&100_000.into(), &0.into()));
+    assert_eq!((&audit["stored"], &audit["missing"]), (&400_000.into(), &0.into()));
     assert_eq!((&audit["duplicated"], &audit["damaged"]), (&0.into(), &0.into()));
     fn count(folder: &std::path::Path) -> usize {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
