@@ -419,6 +419,13 @@ struct Watched {
     opening: Rc<Opening>,
 }
 
+/// Also where a write fails before anything could be read: hyper lets go of it then.
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.opening.saw(&[]);
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
